@@ -1,0 +1,1 @@
+"""Data sets as LightningDataModules: bundled, from the system, or fetched and checked."""

@@ -1,0 +1,1 @@
+"""The graders behind ``companion check``."""
