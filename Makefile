@@ -1,0 +1,110 @@
+# The one door to the course. Every target sets up what it needs in .venv by itself.
+#   make book     make test     make help
+# TORCH=cuda takes PyTorch's default build with CUDA instead of the small CPU one.
+# PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or newer).
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$p; break; }; done)
+TORCH ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+HTML := _build/html
+export MPLBACKEND ?= agg
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help book html test lint unit pages browser wheel test-tpu lab notebooks bench repo clean
+
+help:  ## this list
+	@echo "make book       build the book and serve it until Ctrl-C (no torch needed)"
+	@echo "make test       everything: lint, unit tests, notebooks, strict book build, browser, wheel"
+	@echo "make html       build the book into $(HTML)"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make notebooks  re-execute all pages, or PAGE=book/backprop/losses.py, and store the outputs"
+	@echo "make lint | unit | pages | browser | wheel   one part of the tests"
+	@echo "make test-tpu   the TPU path: XLA on the CPU, and the real TPU compiler (own environment)"
+	@echo "make bench      the benchmarks"
+	@echo "make repo URL=https://github.com/you/yours   point every link at your copy"
+	@echo "make clean      remove what was built (not the environments)"
+
+# --- environments -----------------------------------------------------------------------------
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+# What reading the book needs: its builder, at the tested versions, and our package without torch.
+$(VENV)/.book: requirements.txt pyproject.toml | $(VENV)/.created
+	@grep '==' requirements.txt > $(VENV)/constraints.txt
+	@$(BIN)/python -c "import tomllib; \
+	print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['book'], sep='\n')" \
+	> $(VENV)/book.txt
+	@echo "Installing the book builder ..."
+	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -r $(VENV)/book.txt
+	@touch $@
+
+# Everything. PyTorch goes first, from the index that environment.yml names, unless TORCH=cuda.
+$(VENV)/.all: requirements.txt pyproject.toml environment.yml | $(VENV)/.created
+	@echo "Installing the course (about 4 GB, a few minutes) ..."
+ifeq ($(TORCH),cpu)
+	$(BIN)/python -m pip install --quiet --no-deps --retries 1 \
+	$$(grep -o -- '--extra-index-url [^ ]*' environment.yml) $$(grep '^torch==' requirements.txt)
+endif
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@ $(VENV)/.book
+
+# --- the book ---------------------------------------------------------------------------------
+
+html: $(VENV)/.book  ## strict build from the stored outputs
+	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet
+
+book: html
+	$(BIN)/python book/_tools/serve.py $(HTML)
+
+lab: $(VENV)/.all
+	$(BIN)/jupyter lab book
+
+notebooks: $(VENV)/.all
+	$(BIN)/python book/_tools/notebooks.py execute $(PAGE)
+
+repo: $(VENV)/.book
+	@test -n "$(URL)" || { echo "make repo: say URL=https://github.com/owner/name"; exit 2; }
+	$(BIN)/python book/_tools/repository.py $(URL)
+
+# --- tests ------------------------------------------------------------------------------------
+
+test: $(VENV)/.all
+	$(MAKE) lint
+	$(MAKE) html
+	$(BIN)/python -m pytest -n 2 -m "not pages" tests
+	$(BIN)/python -m pytest -m pages tests
+	@echo "all tests passed"
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python book/_tools/notebooks.py check
+
+unit: $(VENV)/.all
+	$(BIN)/python -m pytest -n 2 -m "not pages and not browser and not wheel" tests
+
+pages: $(VENV)/.all
+	$(BIN)/python -m pytest -m pages tests
+
+browser: $(VENV)/.all html
+	$(BIN)/python -m pytest -m browser tests
+
+wheel: $(VENV)/.all
+	$(BIN)/python -m pytest -m wheel tests
+
+bench: $(VENV)/.all
+	$(BIN)/python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
+
+clean:
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
