@@ -14,3 +14,18 @@ hypothesis.settings.register_profile(
     "ci", max_examples=200, deadline=None, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("ci")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print what the pages cost, measured in this run."""
+    costs = [
+        value
+        for status in ("passed", "failed")
+        for report in terminalreporter.stats.get(status, [])
+        for name, value in getattr(report, "user_properties", [])
+        if name == "page_cost"
+    ]
+    if costs:
+        terminalreporter.section("pages: seconds and peak memory on this machine")
+        for name, seconds, megabytes in costs:
+            terminalreporter.line(f"{name:<40} {seconds:7.1f} s {megabytes:7.0f} MB")
