@@ -8,15 +8,19 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 TORCH ?= cpu
-VENV := .venv
+# PINS=oldest takes the oldest torch and Lightning that pyproject.toml admits, PINS=newest the
+# newest of everything; each in an environment of its own.
+PINS ?= tested
+VENV := .venv$(if $(filter-out tested,$(PINS)),-$(PINS))
 BIN := $(VENV)/bin
 HTML := _build/html
+CPU_INDEX := $(shell grep -o -- '--extra-index-url [^ ]*' environment.yml)
 export MPLBACKEND ?= agg
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book html test lint unit pages browser wheel test-tpu lab notebooks bench repo clean
+.PHONY: help book html linkcheck test lint unit pages browser wheel test-tpu lab notebooks bench repo clean
 
 help:  ## this list
 	@echo "make book       build the book and serve it until Ctrl-C (no torch needed)"
@@ -40,28 +44,39 @@ $(VENV)/.created:
 
 # What reading the book needs: its builder, at the tested versions, and our package without torch.
 $(VENV)/.book: requirements.txt pyproject.toml | $(VENV)/.created
-	@grep '==' requirements.txt > $(VENV)/constraints.txt
-	@$(BIN)/python -c "import tomllib; \
-	print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['book'], sep='\n')" \
-	> $(VENV)/book.txt
+	@$(BIN)/python book/_tools/pins.py $(PINS) book > $(VENV)/book.txt
 	@echo "Installing the book builder ..."
-	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -r $(VENV)/book.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/book.txt
 	@touch $@
 
 # Everything. PyTorch goes first, from the index that environment.yml names, unless TORCH=cuda.
 $(VENV)/.all: requirements.txt pyproject.toml environment.yml | $(VENV)/.created
+	@$(BIN)/python book/_tools/pins.py $(PINS) > $(VENV)/requirements.txt
 	@echo "Installing the course (about 4 GB, a few minutes) ..."
 ifeq ($(TORCH),cpu)
-	$(BIN)/python -m pip install --quiet --no-deps --retries 1 \
-	$$(grep -o -- '--extra-index-url [^ ]*' environment.yml) $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet --no-deps --retries 1 $(CPU_INDEX) \
+	$$(grep '^torch==' $(VENV)/requirements.txt || echo torch)
 endif
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements.txt
 	@touch $@ $(VENV)/.book
+
+# The TPU path needs the last torch that torch_xla was made for, so it has a place of its own.
+TPU_PINS := torch==2.9.0 torch_xla==2.9.0 pytorch-lightning==2.6.6 jax==0.10.2 libtpu==0.0.52
+.venv-tpu/.all: Makefile pyproject.toml
+	@test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
+	@echo "Installing torch_xla and the TPU compiler (a few minutes) ..."
+	.venv-tpu/bin/python -m pip install --quiet --retries 1 --no-deps $(CPU_INDEX) $(firstword $(TPU_PINS))
+	.venv-tpu/bin/python -m pip install --quiet $(TPU_PINS) \
+	$$(grep -E '^(hypothesis|psutil|pytest|pytest-timeout|pytest-xdist)==' requirements.txt) -e .
+	@touch $@
 
 # --- the book ---------------------------------------------------------------------------------
 
 html: $(VENV)/.book  ## strict build from the stored outputs
 	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet
+
+linkcheck: $(VENV)/.book  ## needs the open internet
+	$(BIN)/jupyter-book build . --builder linkcheck
 
 book: html
 	$(BIN)/python book/_tools/serve.py $(HTML)
@@ -99,6 +114,9 @@ pages: $(VENV)/.all
 
 browser: $(VENV)/.all html
 	$(BIN)/python -m pytest -m browser tests
+
+test-tpu: .venv-tpu/.all
+	PJRT_DEVICE=CPU .venv-tpu/bin/python -m pytest -m tpu tests
 
 wheel: $(VENV)/.all
 	$(BIN)/python -m pytest -m wheel tests
