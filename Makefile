@@ -96,7 +96,7 @@ repo: $(VENV)/.book
 test: $(VENV)/.all
 	$(MAKE) lint
 	$(MAKE) html
-	$(BIN)/python -m pytest -n 2 -m "not pages" tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not pages" tests
 	$(BIN)/python -m pytest -m pages tests
 	@echo "all tests passed"
 
@@ -107,7 +107,7 @@ lint: $(VENV)/.all
 	$(BIN)/python book/_tools/notebooks.py check
 
 unit: $(VENV)/.all
-	$(BIN)/python -m pytest -n 2 -m "not pages and not browser and not wheel" tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not pages and not browser and not wheel" tests
 
 pages: $(VENV)/.all
 	$(BIN)/python -m pytest -m pages tests

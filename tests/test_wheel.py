@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.wheel, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.wheel,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("wheel"),  # one worker builds and installs it, once
+]
 
 
 def run(*command: str | Path, cwd: Path, status: int = 0) -> str:
