@@ -40,6 +40,8 @@ class Batches:
         ValueError: an argument outside its range, or tensors of different lengths.
     """
 
+    batch_sampler = None
+
     def __init__(
         self,
         tensors: tuple[Tensor, ...],
@@ -71,7 +73,7 @@ class Batches:
 
     @property
     def sampler(self) -> Batches:
-        """Where Lightning looks for ``set_epoch``."""
+        """Where Lightning looks for ``set_epoch``; it reads ``batch_sampler`` as well."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
