@@ -186,17 +186,35 @@ def list_data(as_json: AsJson = False) -> None:
     """List the data sets and where each was found on this machine."""
     from companion.data import sources
 
-    rows = sources.status()
+    rows = [
+        {
+            "name": "digits",
+            "title": "1,797 grey images, 8 x 8, of handwritten digits",
+            "licence": "BSD-3-Clause",
+            "found": "bundled with scikit-learn",
+            "problems": [],
+        }
+    ]
+    for status in sources.status():
+        rows.append(
+            {
+                "name": status.dataset.name,
+                "title": status.dataset.title,
+                "licence": status.dataset.licence,
+                "found": str(status.located.place) if status.located else None,
+                "problems": list(status.problems),
+            }
+        )
     if as_json:
         print_json(rows)
         return
     print_table(
         ["name", "found", "licence", "what it is"],
-        [
-            [row["name"], row["location"] or "not here", row["licence"], row["description"]]
-            for row in rows
-        ],
+        [[row["name"], row["found"] or "not here", row["licence"], row["title"]] for row in rows],
     )
+    for row in rows:
+        for problem in row["problems"]:
+            typer.echo(f"{row['name']}: {problem}", err=True)
 
 
 @data_app.command("fetch")
@@ -206,24 +224,23 @@ def fetch_data(
     """Download a data set into the cache, checked before it is kept."""
     from companion.data import sources
 
-    if name not in sources.DATASETS:
-        raise ValueError(
-            f"name={name!r} is unknown: it must be one of {', '.join(sources.DATASETS)}"
-        )
+    sources.get(name)  # a wrong name is refused before anything is shown
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task(name, total=None)
+            tasks: dict[str, Any] = {}
 
-            def advance(done: int, total: int | None) -> None:
-                bar.update(task, completed=done, total=total)
+            def advance(file: str, done: int, total: int | None) -> None:
+                if file not in tasks:
+                    tasks[file] = bar.add_task(file)
+                bar.update(tasks[file], completed=done, total=total)
 
-            location = sources.fetch(name, progress=advance)
+            located = sources.fetch(name, progress=advance)
     else:
-        location = sources.fetch(name)
-    typer.echo(f"{name}: {location.path}")
+        located = sources.fetch(name)
+    typer.echo(f"{name}: {located.place}")
 
 
 @app.command()

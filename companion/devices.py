@@ -11,6 +11,7 @@ same seed, same batches, the largest difference of the first training losses.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -222,7 +223,8 @@ def write_evidence(path: Path, data: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ValueError(f"out={str(path)!r} cannot be written: {error.strerror}") from error
 
 

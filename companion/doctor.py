@@ -87,13 +87,15 @@ def _accelerators() -> list[Finding]:
 def _data() -> list[Finding]:
     from companion.data import sources
 
-    found = []
-    for row in sources.status():
-        if row["location"]:
-            found.append(Finding(f"data set {row['name']}", True, str(row["location"])))
+    found = [Finding("data set digits", True, "bundled with scikit-learn")]
+    for status in sources.status():
+        topic = f"data set {status.dataset.name}"
+        if status.located is not None:
+            found.append(Finding(topic, True, str(status.located.place)))
         else:
-            remedy = f"not here: companion data fetch {row['name']}"
-            found.append(Finding(f"data set {row['name']}", False, remedy))
+            broken = "".join(f"{problem}; " for problem in status.problems)
+            remedy = f"companion data fetch {status.dataset.name}, or {status.dataset.package}"
+            found.append(Finding(topic, False, f"{broken or 'not here: '}{remedy}"))
     return found
 
 

@@ -158,7 +158,7 @@ def test_data_list_names_every_data_set(call) -> None:
 
     status, out, _ = call("data", "list", "--json")
     assert status == 0
-    assert {row["name"] for row in json.loads(out)} == set(sources.DATASETS)
+    assert {row["name"] for row in json.loads(out)} == {"digits", *sources.DATASETS}
 
 
 def test_fetching_an_unknown_data_set_is_refused(call) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from companion.techniques import Recipe, Technique
 
 
@@ -28,7 +30,9 @@ def _recipe(check) -> Recipe:
     x = torch.randn(64, 3)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
     data = Arrays(train=(x, y), batch_size=16)
-    return Recipe(Regressor(torch.nn.Linear(3, 1)), data, {"epochs": 3}, check)
+    optimizer = functools.partial(torch.optim.SGD, lr=0.1)
+    module = Regressor(torch.nn.Linear(3, 1), optimizer=optimizer)
+    return Recipe(module, data, {"epochs": 3}, check)
 
 
 def good() -> Recipe:
