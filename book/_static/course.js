@@ -1,0 +1,1 @@
+// Small repairs of the theme's pages; everything works without them.
