@@ -98,21 +98,25 @@ def _power_gradient(grad: Any, out: Any, x: Any, exponent: float) -> Any:
     return grad * (exponent * x ** (exponent - 1))
 
 
-def _pow_gradient_of_base(grad: Any, out: Any, a: Any, b: Any) -> Any:
+def pow_slope_of_base(out: Any, a: Any, b: Any) -> Any:
+    """∂(aᵇ)/∂a = b aᵇ⁻¹, and 0 where b = 0."""
     flat = torch.as_tensor(constant(b) == 0, device=constant(a).device)
-    return sum_to(where(flat, 0.0, grad * (b * pow(a, b - 1))), a.shape)
+    return where(flat, 0.0, mul(b, pow(a, b - 1)))
 
 
-def _pow_gradient_of_exponent(grad: Any, out: Any, a: Any, b: Any) -> Any:
+def pow_slope_of_exponent(out: Any, a: Any, b: Any) -> Any:
+    """∂(aᵇ)/∂b = aᵇ log a, and 0 where a = 0 and b ≥ 0."""
     base = torch.as_tensor(constant(a), dtype=constant(b).dtype, device=constant(b).device)
     at_zero = (base == 0) & (constant(b) >= 0)
-    logarithm = log(a) if hasattr(a, "shape") else base.log()
-    return sum_to(where(at_zero, 0.0, grad * (out * logarithm)), b.shape)
+    return where(at_zero, 0.0, mul(out, log(a) if hasattr(a, "shape") else base.log()))
 
 
 neg.gradients(lambda grad, out, x: -grad)
 power.gradients(_power_gradient)
-pow.gradients(_pow_gradient_of_base, _pow_gradient_of_exponent)
+pow.gradients(
+    lambda grad, out, a, b: sum_to(grad * pow_slope_of_base(out, a, b), a.shape),
+    lambda grad, out, a, b: sum_to(grad * pow_slope_of_exponent(out, a, b), b.shape),
+)
 
 
 @primitive
@@ -201,14 +205,15 @@ def maximum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _weight(mine: Any, other: Any) -> torch.Tensor:
+def share_of_maximum(mine: Any, other: Any) -> torch.Tensor:
+    """Part of the gradient of max(mine, other) that goes to `mine`: 1, ½ for a tie, 0."""
     mine, other = constant(mine), constant(other)
     return 1 - (mine < other).to(mine.dtype) - 0.5 * (mine == other).to(mine.dtype)
 
 
 maximum.gradients(
-    lambda grad, out, a, b: sum_to(grad * _weight(a, b), a.shape),
-    lambda grad, out, a, b: sum_to(grad * _weight(b, a), b.shape),
+    lambda grad, out, a, b: sum_to(grad * share_of_maximum(a, b), a.shape),
+    lambda grad, out, a, b: sum_to(grad * share_of_maximum(b, a), b.shape),
 )
 
 

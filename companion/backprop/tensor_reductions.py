@@ -60,14 +60,16 @@ def _amax(x: torch.Tensor, *, dims: tuple[int, ...], keepdim: bool) -> torch.Ten
     return x.amax(dims, keepdim) if dims else x.clone()
 
 
-def _share_of_the_largest(grad: Any, out: Any, x: Any, dims: tuple[int, ...], keepdim: bool) -> Any:
+def share_of_amax(out: Any, x: Any, dims: tuple[int, ...]) -> torch.Tensor:
+    """Part of the gradient of the largest element that each element gets; ties share it."""
     values = constant(x)
     is_largest = (values == _spread(constant(out), x.shape, dims)).to(values.dtype)
-    ties = is_largest.sum(dims, keepdim=True) if dims else is_largest
-    return _spread(grad, x.shape, dims) * is_largest / ties
+    return is_largest / is_largest.sum(dims, keepdim=True) if dims else is_largest
 
 
-_amax.gradients(_share_of_the_largest)
+_amax.gradients(
+    lambda grad, out, x, dims, keepdim: _spread(grad, x.shape, dims) * share_of_amax(out, x, dims)
+)
 
 
 def amax(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
