@@ -18,7 +18,7 @@ An empty batch has no mean: its loss is nan and its gradient is empty, as in tor
 
 Sources: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors",
 Nature 323 (1986); Bishop, "Pattern Recognition and Machine Learning" (2006), sections 4.3.2, 4.3.4
-and 5.3; Goodfellow, Bengio and Courville, "Deep Learning" (2016), sections 4.1 and 6.2.2.
+and 4.3.6; Goodfellow, Bengio and Courville, "Deep Learning" (2016), sections 4.1 and 6.2.2.
 """
 
 from __future__ import annotations
