@@ -75,7 +75,40 @@ class Recipe:
     check: Callable[[FitResult], None]
 
 
-TECHNIQUES: tuple[Technique, ...] = ()
+def _page(page: str, *rows: tuple[str, str, str, str]) -> tuple[Technique, ...]:
+    """Rows ``(name, "module:name" within the chapter, form, sources)`` of one page.
+
+    The recipe is the function of the technique's name in the chapter's ``recipes.py``.
+    """
+    chapter = page.split("/")[0]
+    return tuple(
+        Technique(
+            name,
+            chapter=chapter,
+            page=page,
+            target=f"companion.{chapter}.{target}",
+            form=form,
+            sources=sources,
+            recipe=f"companion.{chapter}.recipes:{name.replace('-', '_')}",
+        )
+        for name, target, form, sources in rows
+    )
+
+
+TECHNIQUES: tuple[Technique, ...] = (
+    *_page(
+        "backprop/losses",
+        ("linear-neuron", "training_loop:layer_forward", "function", "ABE"),
+        ("mse-loss", "losses:mse_loss", "loss", "BE"),
+        ("sigmoid", "losses:sigmoid", "function", "B"),
+        ("binary-cross-entropy", "losses:binary_cross_entropy_with_logits", "loss", "E"),
+        ("softmax", "losses:softmax", "function", "B"),
+        ("softmax-cross-entropy", "losses:cross_entropy", "loss", "E"),
+        ("log-softmax", "losses:log_softmax", "function", ""),
+        ("l2-regularized-loss", "losses:regularized_loss", "loss", "D"),
+        ("five-step-training-loop", "training_loop:train_layer", "function", "AB"),
+    ),
+)
 
 
 def get(name: str) -> Technique:
