@@ -23,6 +23,7 @@ REQUIRED = {"en", "sources", "text"}
 OPTIONAL = {"zh", "pinyin", "abbreviations", "page"}
 LISTS = ("sources", "zh", "pinyin", "abbreviations")
 
+
 @dataclass(frozen=True)
 class Term:
     """One entry; `page` is None where no page treats it yet, `chapter` is the one that will."""
