@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.backprop.losses import CROSS_ENTROPY, Loss
-from companion.training import Learner, OptimizerFactory, SchedulerFactory
+from companion.learner import Learner, OptimizerFactory, SchedulerFactory
 
 
 class ManualBackprop(Learner):
