@@ -19,7 +19,7 @@ from course import glossary  # noqa: E402
 from course.checks import DataError  # noqa: E402
 from course.data import load_course  # noqa: E402
 
-# The abbreviations of the five articles, those of terms that they write out, and their proper names.
+# The five articles: abbreviations, also of terms that they write out, and proper names.
 ABBREVIATIONS = [
     "AI",
     "API",
