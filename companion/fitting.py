@@ -40,12 +40,6 @@ OURS = {
 LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
-def check_integer(name: str, value: Any, *, minimum: int) -> None:
-    """Raise ValueError unless `value` is an integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}={value!r}: an integer of at least {minimum} is needed")
-
-
 def check_inputs(module: Any, data: Any, options: Mapping[str, Any]) -> None:
     """Raise ValueError, in one line, for a `module`, `data` or Trainer option of the wrong kind."""
     if not isinstance(module, pl.LightningModule):

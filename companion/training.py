@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from companion import checkpoints, fitting, journal
+from companion.arguments import check_integer
 from companion.journal import NonFiniteLossError
 from companion.learner import Learner, OptimizerFactory, SchedulerFactory
 
@@ -211,10 +212,10 @@ def fit(
         NonFiniteLossError: the loss became infinite or not a number; names step and causes.
     """
     start = time.perf_counter()
-    fitting.check_integer("epochs", epochs, minimum=1)
-    fitting.check_integer("seed", seed, minimum=0)
+    check_integer("epochs", epochs, minimum=1)
+    check_integer("seed", seed, minimum=0)
     if max_steps is not None:
-        fitting.check_integer("max_steps", max_steps, minimum=1)
+        check_integer("max_steps", max_steps, minimum=1)
     fitting.check_inputs(module, data, trainer_options)
     fitting.check_devices(accelerator, devices)
     checkpoint = None if resume_from is None else checkpoints.find(resume_from)
@@ -286,7 +287,7 @@ def evaluate(
     """
     if split not in ("test", "validation"):
         raise ValueError(f"split={split!r}: 'test' or 'validation' is needed")
-    fitting.check_integer("seed", seed, minimum=0)
+    check_integer("seed", seed, minimum=0)
     fitting.check_inputs(module, data, trainer_options)
     fitting.check_devices(accelerator, devices)
     _check_part(data, split)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from companion.arguments import check_integer
 from companion.data.batches import Batches
 
 Pair = tuple[Tensor, Tensor]
@@ -80,7 +80,7 @@ class InMemory(LightningDataModule):
         self.setup()
         share = {"num_replicas": 1, "rank": 0}
         connector = getattr(self.trainer, "_accelerator_connector", None)
-        if connector is not None and connector.use_distributed_sampler:
+        if getattr(connector, "use_distributed_sampler", False):
             share |= self.trainer.distributed_sampler_kwargs or {}
         return Batches(
             pair,
@@ -142,18 +142,6 @@ class Arrays(InMemory):
         """Nothing to load: the tensors are given."""
 
 
-def check_integer(name: str, value: Any, *, minimum: int) -> None:
-    """Raise ValueError unless `value` is an integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}={value!r}: an integer of at least {minimum} is needed")
-
-
-def check_fraction(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` lies in ``[0, 1)``."""
-    if not isinstance(value, (int, float)) or not 0 <= value < 1 or math.isnan(value):
-        raise ValueError(f"{name}={value!r}: a number in [0, 1) is needed")
-
-
 def _holds_indices(y: Tensor) -> bool:
     return y.dim() == 1 and not y.is_floating_point() and y.dtype != torch.bool
 
@@ -172,5 +160,5 @@ def _check_pair(name: str, pair: Any, num_classes: int | None) -> None:
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"{name}: class indices reach from {low} to {high}; "
-                f"with {num_classes} classes they must lie in [0, {num_classes - 1}]"
+                f"with num_classes={num_classes} they must lie in [0, {num_classes - 1}]"
             )

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from companion.arguments import check_integer
+
 
 class Batches:
     """Iterate over `tensors` in batches of `batch_size` samples.
@@ -53,12 +55,13 @@ class Batches:
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: a batch has at least 1 sample")
-        if seed < 0:
-            raise ValueError(f"seed={seed}: a seed is a non-negative integer")
+        check_integer("batch_size", batch_size, minimum=1)
+        check_integer("seed", seed, minimum=0)
+        check_integer("num_replicas", num_replicas, minimum=1)
         if not 0 <= rank < num_replicas:
-            raise ValueError(f"rank={rank} is outside [0, num_replicas={num_replicas})")
+            raise ValueError(
+                f"rank={rank}: with num_replicas={num_replicas} it is in [0, {num_replicas})"
+            )
         lengths = [len(tensor) for tensor in tensors]
         if len(set(lengths)) != 1:
             raise ValueError(f"tensors of lengths {lengths}: one length for all is needed")
@@ -70,6 +73,11 @@ class Batches:
         self.num_replicas = num_replicas
         self.rank = rank
         self.epoch = 0
+        if drop_last and lengths[0] < batch_size * num_replicas:
+            raise ValueError(
+                f"drop_last=True: {lengths[0]} samples leave no whole batch of "
+                f"{batch_size * num_replicas}"
+            )
 
     @property
     def sampler(self) -> Batches:

@@ -86,11 +86,12 @@ class IdxImages(InMemory):
 
     def prepare_data(self) -> None:
         """Fetch the files if they are nowhere on this machine (Lightning: one process a node)."""
-        sources.ensure(self.dataset)
+        if not self._ready:
+            sources.ensure(self.dataset)
 
     def load(self) -> None:
-        """Read the four files and split them."""
-        content = sources.read(self.dataset)
+        """Read the four files, fetched if need be, and split them."""
+        content = sources.read_or_fetch(self.dataset)
         arrays = {name: parse_idx(content[name]) for name in content}
         parts = split(
             (arrays["train-images-idx3-ubyte"], arrays["train-labels-idx1-ubyte"].long()),

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion.data.arrays import Pair, check_fraction, check_integer
+from companion.arguments import check_fraction, check_integer
+from companion.data.arrays import Pair
 
 
 def check_image_options(limit: int | None, validation_fraction: float, dtype: torch.dtype) -> None:
