@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -151,3 +155,45 @@ def test_a_network_without_backward_is_refused():
 def test_a_loss_without_backward_is_refused():
     with pytest.raises(ValueError, match="it must be a pair such as"):
         ManualBackprop(Sequential(Linear(2, 2)), loss=nn.functional.mse_loss)
+
+
+TWO_PROCESSES = """
+import copy
+from functools import partial
+
+import torch
+
+from companion.backprop.layers import Linear, ReLU, Sequential
+from companion.backprop.manual import ManualBackprop
+from companion.data.digits import Digits
+from companion.training import fit
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    network = Sequential(Linear(64, 16), ReLU(), Linear(16, 10)).double()
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    runs = []
+    for processes in (1, 2):
+        module = ManualBackprop(copy.deepcopy(network), optimizer=sgd)
+        data = Digits(32 // processes, flatten=True, limit=320, dtype=torch.float64)
+        strategy = "auto" if processes == 1 else "ddp_spawn"
+        fit(module, data, devices=processes, strategy=strategy)
+        runs.append(module)
+    for one, two in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
+    start = network[0].weight
+    assert not torch.equal(runs[1].network[0].weight, start)
+    print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients_to_those_of_one(tmp_path):
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    root = Path(manual.__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, timeout=280
+    )
+    assert run.stdout.strip().endswith("equal"), run.stderr[-3000:]
