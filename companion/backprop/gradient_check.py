@@ -63,6 +63,13 @@ def default_step(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** (1 / 3)
 
 
+def _checked(step: float | None, dtype: torch.dtype) -> float:
+    step = default_step(dtype) if step is None else step
+    if not step > 0:
+        raise ValueError(f"step={step} must be positive")
+    return step
+
+
 def central_difference(
     function: Callable[[torch.Tensor], float], x: torch.Tensor, step: float | None = None
 ) -> torch.Tensor:
@@ -79,9 +86,7 @@ def central_difference(
     Raises:
         ValueError: `step` is not positive.
     """
-    step = default_step(x.dtype) if step is None else step
-    if not step > 0:
-        raise ValueError(f"step={step} must be positive")
+    step = _checked(step, x.dtype)
     slopes = torch.zeros_like(x)
     for i in range(x.numel()):
         shift = torch.zeros_like(x)
@@ -222,7 +227,7 @@ def _directions(
     count: int,
     random: torch.Generator,
 ) -> Iterator[Comparison]:
-    step = default_step(torch.float64) if step is None else step
+    step = _checked(step, torch.float64)
     slopes, numeric = [], []
     for _ in range(count):
         directions = [torch.randn(x.shape, generator=random, dtype=x.dtype) for x in inputs]
