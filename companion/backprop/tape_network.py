@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from companion.backprop import tape
 from companion.backprop.tensor import Tensor, cross_entropy
+from companion.training import Learner, OptimizerFactory
 
 Network = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -64,15 +64,47 @@ def mlp(x: Any, parameters: Mapping[str, Any]) -> Any:
     return x
 
 
-class TapeClassifier(pl.LightningModule):
-    """A classifier that is trained by our tape on whatever device the Trainer has chosen.
+class TapeNetwork(nn.Module):
+    """A function of Tensors together with its parameters, which any torch optimizer can update.
 
     Args:
-        network: ``network(x, parameters) -> logits`` in tape operations; `x` is a Tensor
+        function: ``function(x, parameters) -> Tensor`` in tape operations; `x` is a Tensor
             (batch, …), `parameters` a mapping of Tensors.
-        parameters: start values, by name; they become this module's parameters.
-        loss: ``loss(logits, labels) -> Tensor`` with one number.
-        optimizer: callable ``parameters -> Optimizer``; Adam with learning rate 1e-3 by default.
+        parameters: start values by name; copied.
+    """
+
+    def __init__(self, function: Network, parameters: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in parameters.items()})
+
+    def on_tape(self, x: torch.Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The output for `x` on the tape, and the leaves that share memory with the parameters."""
+        leaves = {k: Tensor(v, requires_grad=True) for k, v in self.weights.items()}
+        return self.function(Tensor(x), leaves), leaves
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The output for `x` as a plain torch tensor; nothing is recorded."""
+        with tape.no_grad():
+            return self.on_tape(x)[0].value
+
+
+class TapeClassifier(Learner):
+    """A classifier whose gradients come from our tape, on whatever device the Trainer has chosen.
+
+    Batches are ``(x, labels)``. Logged are `train_loss`, and `val_` and `test_` `loss` and
+    `accuracy`. Several processes average their gradients before the step. Everything is computed
+    in the dtype of the parameters: mixed precision is switched off, since an operation that
+    changes the dtype behind the tape's back would make its arrays disagree.
+
+    Args:
+        network: ``network(x, parameters) -> logits`` as in :class:`TapeNetwork`.
+        parameters: start values by name.
+        loss: ``loss(logits, labels) -> Tensor`` holding one number.
+        optimizer: callable ``parameters -> Optimizer``; AdamW with learning rate 1e-3 if None.
+
+    Raises:
+        ValueError: in `fit`, precision "16-mixed", whose loss scaling needs torch's autograd.
     """
 
     def __init__(
@@ -81,51 +113,49 @@ class TapeClassifier(pl.LightningModule):
         parameters: Mapping[str, torch.Tensor],
         *,
         loss: Callable[[Tensor, torch.Tensor], Tensor] = cross_entropy,
-        optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(TapeNetwork(network, parameters), optimizer=optimizer)
         self.automatic_optimization = False
-        self.network = network
-        self.weights = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in parameters.items()})
-        self.loss = loss
-        self.make_optimizer = optimizer or torch.optim.Adam
+        self.tape_loss = loss
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits as a plain torch tensor; nothing is recorded."""
-        with tape.no_grad():
-            return self.network(Tensor(x), {k: Tensor(v) for k, v in self.weights.items()}).value
-
-    def training_step(self, batch: Sequence[torch.Tensor], batch_index: int) -> torch.Tensor:
+    def measure(self, batch: Sequence[torch.Tensor]) -> tuple[dict[str, torch.Tensor], int]:
+        """Return loss and accuracy of a batch, and the number of samples."""
         x, labels = batch
-        optimizer = self.optimizers()
-        with torch.no_grad():  # torch's autograd has no part in this
-            leaves = {k: Tensor(v, requires_grad=True) for k, v in self.weights.items()}
-            loss = self.loss(self.network(Tensor(x), leaves), labels)
+        with tape.no_grad(), torch.autocast(x.device.type, enabled=False):
+            logits = self(x)
+            loss = self.tape_loss(Tensor(logits), labels).value
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        return {"loss": loss, "accuracy": accuracy}, len(x)
+
+    @torch.no_grad()
+    def training_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Take one step and return the loss before it; torch's autograd has no part in it."""
+        x, labels = batch
+        with torch.autocast(x.device.type, enabled=False):
+            logits, leaves = self.network.on_tape(x)
+            loss = self.tape_loss(logits, labels)
             loss.backward()
-        for name, parameter in self.weights.items():
-            gradient = leaves[name].grad
-            parameter.grad = None if gradient is None else gradient.value
-        optimizer.step()
-        self.log("train_loss", loss.value, on_step=False, on_epoch=True, batch_size=len(x))
+        for name, parameter in self.network.weights.items():
+            parameter.grad = self._averaged(leaves[name].grad)
+        self.optimizers().step()
+        self._add("train", {"loss": loss.value}, len(x))
         return loss.value
 
-    def validation_step(self, batch: Sequence[torch.Tensor], batch_index: int) -> None:
-        self._evaluate(batch, "val")
+    def _averaged(self, gradient: Tensor | None) -> torch.Tensor | None:
+        """The mean over all processes, each of which has seen another part of the batch."""
+        if gradient is None or self.trainer.world_size == 1:
+            return None if gradient is None else gradient.value
+        return self.trainer.strategy.reduce(gradient.value, reduce_op="mean")
 
-    def test_step(self, batch: Sequence[torch.Tensor], batch_index: int) -> None:
-        self._evaluate(batch, "test")
-
-    def _evaluate(self, batch: Sequence[torch.Tensor], stage: str) -> None:
-        x, labels = batch
-        logits = self(x)
-        with tape.no_grad():
-            loss = self.loss(Tensor(logits), labels).value
-        accuracy = (logits.argmax(-1) == labels).float().mean()
-        self.log(f"{stage}_loss", loss, batch_size=len(x))
-        self.log(f"{stage}_accuracy", accuracy, batch_size=len(x))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.make_optimizer(self.parameters())
+    def on_fit_start(self) -> None:
+        """Refuse the one precision that would silently scale the gradients."""
+        super().on_fit_start()
+        if str(self.trainer.precision) == "16-mixed":
+            raise ValueError(
+                "precision='16-mixed' divides gradients by a loss scale that the tape does not "
+                "know; use '32-true' or 'bf16-true'"
+            )
 
 
 class _TapeFunction(torch.autograd.Function):
