@@ -68,9 +68,9 @@ plt.legend(loc="center right")
 plt.show()
 
 # %% [markdown]
-# Both losses are largest exactly where this neuron stands. The squared error's *gradient*, though,
-# is almost zero there. By the end of this page you can derive both gradients, say why one
-# vanishes, and check either against an independent number.
+# For the images it gets wrong, both losses are close to their worst where this neuron starts. The
+# squared error's *gradient*, though, is almost zero there. By the end of this page you can derive
+# both gradients, say why one vanishes, and check either against an independent number.
 
 # %% [markdown]
 # ## Neuron, layer, forward pass
@@ -535,9 +535,9 @@ plt.show()
 # samples near the boundary then fall on the wrong side. Cross-entropy has let go of them, since
 # $1 - p \approx 0$.
 #
-# Neither loss is safe against a *wrong label* far out: there the squared error's pull grows with
-# the distance, and cross-entropy's stays below 1 for each sample. The first exercise caps the
-# squared error's pull too.
+# Neither loss is safe against a *wrong label* far out: there the squared error's pull on the
+# output grows with the distance without end, while cross-entropy's stays below 1 for each sample.
+# The first exercise caps the squared error's pull too.
 
 # %% [markdown]
 # ## The regularised mean loss
