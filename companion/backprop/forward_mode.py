@@ -217,7 +217,7 @@ def jacobian_forward(function: Callable[[Any], Any], x: torch.Tensor) -> torch.T
         out = constant(function(x))
         return x.new_zeros((*out.shape, *x.shape))
     tangents = [constant(tangent) for _, tangent in columns]
-    return torch.stack(tangents, -1).reshape(*tangents[0].shape, *x.shape)
+    return torch.stack(tangents, -1).reshape((*tangents[0].shape, *x.shape))
 
 
 def jacobian_reverse(function: Callable[[Any], Any], x: torch.Tensor) -> torch.Tensor:
@@ -229,4 +229,4 @@ def jacobian_reverse(function: Callable[[Any], Any], x: torch.Tensor) -> torch.T
     rows = [tape.grad(out, [leaf], unit, retain_graph=True)[0] for unit in _units(out.value)]
     if not rows:
         return x.new_zeros((*out.shape, *x.shape))
-    return torch.stack([row.value for row in rows]).reshape(*out.shape, *x.shape)
+    return torch.stack([row.value for row in rows]).reshape((*out.shape, *x.shape))

@@ -11,6 +11,7 @@ from backprop import (
     test_autograd,
     test_forward_mode,
     test_gradient_check,
+    test_higher_order,
     test_tape,
     test_tensor_ops,
     test_tensor_reductions,
@@ -22,6 +23,7 @@ from companion.backprop import (
     autograd,
     forward_mode,
     gradient_check,
+    higher_order,
     tape,
     tensor_ops,
     tensor_reductions,
@@ -237,6 +239,15 @@ def test_half_a_product_rule_is_caught():
 def test_confusing_the_perturbations_of_nested_derivatives_is_caught():
     old, new = "isinstance(x, Dual) and x._level == self._level", "isinstance(x, Dual)"
     assert_caught(forward_mode, test_forward_mode.check_nesting, old, new)
+
+
+# Second derivatives
+
+
+def test_a_gradient_that_was_not_recorded_is_caught():
+    """Without create_graph the gradient is a constant, and the Hessian comes out as zero."""
+    check = test_higher_order.check_hessian
+    assert_caught(higher_order, check, "create_graph=True", "create_graph=False")
 
 
 # Gradient checking

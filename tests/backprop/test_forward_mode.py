@@ -132,6 +132,12 @@ def test_jacobians_of_both_modes_equal_torch(shape):
     assert_close(jacobian_reverse(function, x), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_jacobians_of_a_number_with_respect_to_a_number():
+    x = torch.tensor(0.3, dtype=F64)
+    for jacobian in (jacobian_forward, jacobian_reverse):
+        assert_close(jacobian(lambda x: x.sin(), x), x.cos(), rtol=1e-10, atol=0)
+
+
 def test_jacobian_of_an_empty_or_constant_result():
     x = normal((3,), 1)
     for function, shape in ((lambda x: x[:0], (0, 3)), (lambda x: torch.ones(2), (2, 3))):
