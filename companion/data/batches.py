@@ -59,9 +59,7 @@ class Batches:
         check_integer("seed", seed, minimum=0)
         check_integer("num_replicas", num_replicas, minimum=1)
         if not 0 <= rank < num_replicas:
-            raise ValueError(
-                f"rank={rank}: with num_replicas={num_replicas} it is in [0, {num_replicas})"
-            )
+            raise ValueError(f"rank={rank}: an integer in [0, {num_replicas}) is needed")
         lengths = [len(tensor) for tensor in tensors]
         if len(set(lengths)) != 1:
             raise ValueError(f"tensors of lengths {lengths}: one length for all is needed")
@@ -116,13 +114,11 @@ class Batches:
         return len(self.bounds())
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = self.order() if self.shuffle else None
-        for start, end in self.bounds():
-            if order is None and self.num_replicas == 1:
+        if not self.shuffle and self.num_replicas == 1:
+            for start, end in self.bounds():
                 yield tuple(tensor[start:end] for tensor in self.tensors)
-                continue
-            if order is None:
-                index = torch.arange(start + self.rank, end, self.num_replicas)
-            else:
-                index = order[start + self.rank : end : self.num_replicas]
+            return
+        order = self.order()
+        for start, end in self.bounds():
+            index = order[start:end][self.rank :: self.num_replicas]
             yield tuple(tensor.index_select(0, index) for tensor in self.tensors)

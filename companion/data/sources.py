@@ -141,8 +141,8 @@ def read_or_fetch(name: str) -> dict[str, bytes]:
     except DataNotFoundError:
         fetch(name)
         located, content = _search(dataset)
-    for problem in located.problems:
-        warnings.warn(f"passed over: {problem}", stacklevel=2)
+    if located.problems:
+        warnings.warn(f"passed over: {'; '.join(located.problems)}", stacklevel=2)
     return content
 
 
@@ -179,17 +179,18 @@ def fetch(name: str, progress: Progress | None = None) -> Located:
 def _search(dataset: DataSet) -> tuple[Located, dict[str, bytes]]:
     problems: list[str] = []
     for kind, place in places(dataset.name):
-        files, contents = {}, {}
+        files, contents, absent = {}, {}, []
         for file, expected in dataset.files.items():
             path, content, wrong = _find(place, file, expected)
             problems += wrong
             if path is not None:
                 files[file], contents[file] = path, content
+            elif not wrong:
+                absent.append(file)
         if len(files) == len(dataset.files):
             return Located(dataset.name, place, kind, files, tuple(problems)), contents
-        if files:
-            lacking = [file for file in dataset.files if file not in files]
-            problems.append(f"{place} has no intact {', '.join(lacking)}")
+        if absent and files:
+            problems.append(f"{place}: {', '.join(absent)} is missing")
     raise _not_found(dataset, problems)
 
 
