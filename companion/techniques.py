@@ -75,10 +75,12 @@ class Recipe:
     check: Callable[[FitResult], None]
 
 
-def _page(page: str, *rows: tuple[str, str, str, str]) -> tuple[Technique, ...]:
+def _page(
+    page: str, *rows: tuple[str, str, str, str], recipes: str = "recipes"
+) -> tuple[Technique, ...]:
     """Rows ``(name, "module:name" within the chapter, form, sources)`` of one page.
 
-    The recipe is the function of the technique's name in the chapter's ``recipes.py``.
+    The recipe is the function of the technique's name in the chapter's module `recipes`.
     """
     chapter = page.split("/")[0]
     return tuple(
@@ -89,7 +91,7 @@ def _page(page: str, *rows: tuple[str, str, str, str]) -> tuple[Technique, ...]:
             target=f"companion.{chapter}.{target}",
             form=form,
             sources=sources,
-            recipe=f"companion.{chapter}.recipes:{name.replace('-', '_')}",
+            recipe=f"companion.{chapter}.{recipes}:{name.replace('-', '_')}",
         )
         for name, target, form, sources in rows
     )
