@@ -9,34 +9,25 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from course.cover import read_repository
 from course.data import Course
 from course.docstrings import markdown
+from course.source import Module, read_package
 
 FIRST_FOLDERS = {"": "Core", "data": "Data sets"}
 LAST_FOLDERS = {"homework": "Homework"}
 
 
-@dataclass(frozen=True)
-class Module:
-    """A public module: its dotted name, its folder below the package, its syntax tree."""
-
-    name: str
-    folder: str
-    path: str
-    tree: ast.Module
-
-
 def api_page(course: Course, root: Path) -> str:
     """Every public module of the package, grouped by chapter."""
-    modules = list(find_modules(root))
+    modules = read_package(root)
     titles = dict(FIRST_FOLDERS)
     titles.update({c.folder: f"Chapter {c.number} · {c.title}" for c in course.chapters})
     titles.update(LAST_FOLDERS)
     titles.update({m.folder: m.folder for m in modules if m.folder not in titles})
-    address = repository(root)
+    address = "/blob/".join(read_repository(root))
     parts = []
     for folder, title in titles.items():
         inside = [module for module in modules if module.folder == folder]
@@ -44,31 +35,6 @@ def api_page(course: Course, root: Path) -> str:
             parts.append(f"## {title}\n")
             parts += [render_module(module, address) for module in inside]
     return "\n".join(parts)
-
-
-def repository(root: Path) -> str:
-    """The address that `_config.yml` gives, for links to the source."""
-    import yaml
-
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    return f"{config['repository']['url']}/blob/{config['repository']['branch']}"
-
-
-def find_modules(root: Path) -> Iterator[Module]:
-    """All modules whose name has no part with a leading underscore and that say what they are."""
-    for path in sorted((root / "companion").rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        if parts[-1] == "__init__":
-            parts = parts[:-1]
-        if any(part.startswith("_") for part in parts):
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        if path.name == "__init__.py" and ast.get_docstring(tree) is None:
-            continue
-        folder = (
-            parts[1] if len(parts) > 2 or (path.name == "__init__.py" and len(parts) == 2) else ""
-        )
-        yield Module(".".join(parts), folder, path.relative_to(root).as_posix(), tree)
 
 
 def render_module(module: Module, address: str) -> str:
@@ -94,14 +60,22 @@ def _exported(tree: ast.Module) -> list[str] | None:
 
 
 def _public_name(node: ast.stmt) -> str | None:
-    """The name that a statement defines, if it is public: functions, classes and CONSTANTS."""
+    """The name that a statement defines if it is public: functions, classes, types, CONSTANTS."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return None if node.name.startswith("_") else node.name
     if isinstance(node, ast.AnnAssign | ast.Assign):
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-        if isinstance(target, ast.Name) and target.id.isupper() and not target.id.startswith("_"):
-            return target.id
+        if isinstance(target, ast.Name) and (target.id.isupper() or _is_alias(node)):
+            return None if target.id.startswith("_") else target.id
     return None
+
+
+def _is_alias(node: ast.stmt) -> bool:
+    """Is it `Name = some type`? Assignments in CamelCase have no other meaning here."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+        return False
+    name = node.targets[0].id
+    return name[0].isupper() and not name.isupper()
 
 
 def render_definition(node: ast.stmt, module: str, parent: ast.ClassDef | None = None) -> str:

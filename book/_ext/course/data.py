@@ -131,7 +131,7 @@ def data_files(root: Path) -> list[Path]:
     """Every file that :func:`load_course` may read: a page made from them depends on these."""
     found = sorted((root / "book" / "_data").rglob("*.yml"))
     found += sorted((root / "book" / "_data").rglob("*.json"))
-    found += sorted((root / "companion").rglob("recipes.py"))
+    found += sorted((root / "companion").rglob("*recipes.py"))
     return [*found, root / "companion" / "techniques.py"]
 
 

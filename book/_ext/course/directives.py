@@ -8,22 +8,15 @@ from typing import ClassVar
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from sphinx.errors import SphinxError
 from sphinx.util.docutils import SphinxDirective
 
-from course import api, glossary, syllabus, tables
+from course import api, cover, glossary, syllabus, tables
 from course.checks import DataError
 from course.data import Course, data_files, load_course
 
 
-class CourseDataError(SphinxError):
-    """Bad data ends the build: a page made from it would be wrong in places nobody sees."""
-
-    category = "Course data"
-
-
 class Generated(SphinxDirective):
-    """Text from the course's data in place of the directive.
+    """Text from the course's data in place of the directive; bad data is an error of the build.
 
     `render` takes the course, the docnames in the book, the checkout's root and the argument.
     """
@@ -38,7 +31,7 @@ class Generated(SphinxDirective):
         try:
             text = type(self).render(load(root), self.pages(), root, " ".join(self.arguments))
         except DataError as error:
-            raise CourseDataError(str(error).replace(f"{root}/", "")) from error
+            raise self.error(str(error).replace(f"{root}/", "")) from error
         holder = nodes.section()
         holder.document = self.state.document
         lines = StringList(text.splitlines(), source=self.env.doc2path(self.env.docname))
@@ -87,7 +80,7 @@ DIRECTIVES = {
         lambda course, pages, root, _: glossary.glossary_page(course, pages, root)
     ),
     "api": generated(lambda course, pages, root, _: api.api_page(course, root)),
-    "course-map": generated(lambda course, pages, *_: syllabus.course_map(course, pages)),
+    "course-map": generated(lambda course, pages, *_: cover.course_map(course, pages)),
     "devices": generated(lambda course, *_: tables.devices_page(course)),
     "evidence": generated(lambda course, pages, root, name: tables.evidence(course, name), 1),
     "mistakes": generated(lambda course, pages, *_: syllabus.mistakes_page(course, pages)),
@@ -96,6 +89,7 @@ DIRECTIVES = {
     ),
     "picture": Picture,
     "source-map": generated(lambda course, pages, *_: syllabus.source_map_page(course, pages)),
+    "start-here": generated(lambda course, pages, root, _: cover.start_here(course, pages, root)),
     "techniques": generated(
         lambda course, pages, root, _: tables.techniques_page(course, pages, root)
     ),

@@ -1,4 +1,4 @@
-"""The generated pages about what the course teaches: mistakes, source map, costs, the map."""
+"""The generated pages about what the course teaches: mistakes, source map, costs."""
 
 from __future__ import annotations
 
@@ -104,26 +104,6 @@ def page_costs(course: Course, folder: str, pages: set[str]) -> str:
     if total:
         rows.append(["**all pages**", f"**{total:.0f} s**", ""])
     return table(["page", "time", "peak memory"], rows, "costs")
-
-
-def course_map(course: Course, pages: set[str]) -> str:
-    """A card for each chapter: a link where the chapter exists, a plain card where it does not."""
-    cards = []
-    for chapter in course.chapters:
-        index = f"book/{chapter.folder}/index"
-        inside = [page for page in pages if page.startswith(f"book/{chapter.folder}/")]
-        ready = index in pages
-        title = f"{{doc}}`{chapter.title} </{index}>`" if ready else chapter.title
-        state = f"{len(inside) - 1} pages" if ready else "to come"
-        cards.append(
-            f"::::{{container}} chapter-card {'ready' if ready else 'planned'}\n"
-            f"{{.number}}\n{chapter.number}\n\n"
-            f"{{.title}}\n{title}\n\n"
-            f"{chapter.question}\n\n"
-            f"{{.holds}}\n{', '.join(chapter.holds)}\n\n"
-            f"{{.state}}\n{state}\n::::\n"
-        )
-    return ":::::{container} course-map\n" + "\n".join(cards) + ":::::\n"
 
 
 def _in_order(course: Course, chapters: set[int | str]) -> list[int | str]:
