@@ -7,6 +7,7 @@ import pytest
 import toy_recipes
 
 from companion import devices
+from companion.techniques import TECHNIQUES
 from companion.training import FitResult
 
 GOOD, WRONG, BROKEN, NO_CPU = toy_recipes.TOYS
@@ -98,3 +99,19 @@ def test_a_gpu_run_is_compared_with_the_cpu() -> None:
     row = devices.evidence("gpu", chosen=[GOOD])["results"]["good-toy"]
     assert row["status"] == "ran"
     assert row["max_loss_difference"] < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.name)
+def test_a_recipe_passes_its_check_on_a_gpu_and_starts_as_on_the_cpu(technique) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU on this machine")
+    if "cuda" in technique.devices:
+        pytest.skip(technique.devices["cuda"])
+    row = devices.evidence("gpu", chosen=[technique])["results"][technique.name]
+    assert row["status"] == "ran", row.get("reason")
+    # Ten steps in single precision: sums in another order, and nothing else.
+    assert row["max_loss_difference"] <= 1e-3
