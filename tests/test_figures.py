@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import base64
+import io
+
 import matplotlib as mpl
 import matplotlib.colors as mcolors
+import nbformat
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
-from companion.figures import COLORS, LINESTYLES, MARKERS, use_course_style
+from companion.figures import COLORS, LINESTYLES, MARKERS, describe, use_course_style
 
 
 def luminance(color: str) -> float:
@@ -33,3 +40,36 @@ def test_the_style_keeps_a_white_card_for_the_dark_theme() -> None:
     with mpl.rc_context():
         use_course_style()
         assert mpl.rcParams["figure.facecolor"] == "white"
+
+
+def test_a_figure_is_described_by_its_titles_and_labels() -> None:
+    figure = Figure()
+    figure.suptitle("Two rates")
+    left, right = figure.subplots(1, 2)
+    left.set_title("slow\n(η = 0.01)")
+    left.set(xlabel="step", ylabel="loss")
+    right.set_title("fast.", loc="left")
+    right.set(xlabel="step", ylabel="loss")
+    assert describe(figure) == "Figure. Two rates. slow (η = 0.01). fast. x: step, y: loss."
+
+
+def test_a_figure_without_words_says_so() -> None:
+    figure = Figure()
+    figure.subplots()
+    assert describe(figure) == "Figure."
+
+
+@pytest.mark.parametrize("title", ["plain words", "Greek η, falling"])
+def test_a_notebook_stores_the_description_inside_the_png(title: str, monkeypatch) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own backend shows the figure
+    code = (
+        "import matplotlib.pyplot as plt\n"
+        "from companion.figures import use_course_style\n"
+        "use_course_style()\n"
+        f"plt.plot([1, 2]); plt.title({title!r}); plt.show()"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook).execute()
+    png = base64.b64decode(notebook.cells[0].outputs[0].data["image/png"])
+    assert Image.open(io.BytesIO(png)).text["Description"] == f"Figure. {title}."

@@ -12,6 +12,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from course import accessible
 from course.directives import DIRECTIVES
 from course.page import tidy_page
 
@@ -20,4 +21,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in DIRECTIVES.items():
         app.add_directive(name, directive)
     app.connect("html-page-context", tidy_page, priority=900)
+    accessible.set_up(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
