@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,7 @@ class AtomicCheckpointIO(XLACheckpointIO):
         """Write `checkpoint` to the file `path`, making its directory."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            with open(temporary, "wb") as stream:
-                torch.save(tree_map_only(Tensor, lambda t: t.detach().cpu(), checkpoint), stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+        save(checkpoint, path, path.with_name(f".{path.name}.partial"))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint; Lightning's other wishes (such as ``weights_only``) are ignored.
@@ -51,6 +43,19 @@ class AtomicCheckpointIO(XLACheckpointIO):
             ValueError: as :func:`load`.
         """
         return load(path)
+
+
+def save(checkpoint: dict[str, Any], path: Path, temporary: Path) -> None:
+    """Write `checkpoint`, its tensors on the CPU, to the file `temporary`, then rename that."""
+    try:
+        with open(temporary, "wb") as stream:
+            torch.save(tree_map_only(Tensor, lambda t: t.detach().cpu(), checkpoint), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
 
 
 def load(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -81,4 +86,20 @@ def find(resume_from: str | Path) -> Path:
         path = path / LAST
     if not path.is_file():
         raise ValueError(f"resume_from={str(resume_from)!r}: there is no checkpoint {path}")
+    return path
+
+
+def prepare(checkpoint_dir: str | Path) -> Path:
+    """Make the directory `checkpoint_dir` and return it.
+
+    Raises:
+        ValueError: no file can be written there.
+    """
+    path = Path(checkpoint_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        reason = f"no file can be written there ({error.strerror})"
+        raise ValueError(f"checkpoint_dir={str(checkpoint_dir)!r}: {reason}") from error
     return path

@@ -16,21 +16,28 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry, XLAAccelerator
+from pytorch_lightning.accelerators import (
+    Accelerator,
+    CPUAccelerator,
+    CUDAAccelerator,
+    MPSAccelerator,
+    XLAAccelerator,
+)
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from companion.checkpoints import AtomicCheckpointIO
 
-# accelerator as written -> Lightning's kinds that can serve it, and what is missing without them
-KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
-    "cpu": (("cpu",), "no CPU"),
-    "gpu": (("cuda", "mps"), f"no CUDA GPU that torch {torch.__version__} can use"),
-    "cuda": (("cuda",), f"no CUDA GPU that torch {torch.__version__} can use"),
-    "mps": (("mps",), "no Apple GPU that torch can use"),
-    "tpu": (("tpu",), "no TPU that torch_xla can use"),
-    "auto": (("cpu",), "no CPU"),
+NO_CUDA = f"no CUDA GPU that torch {torch.__version__} can use"
+# accelerator as written -> Lightning's classes that can serve it, and what is missing without them
+KNOWN: dict[str, tuple[tuple[type[Accelerator], ...], str]] = {
+    "cpu": ((CPUAccelerator,), "no CPU"),
+    "gpu": ((CUDAAccelerator, MPSAccelerator), NO_CUDA),
+    "cuda": ((CUDAAccelerator,), NO_CUDA),
+    "mps": ((MPSAccelerator,), "no Apple GPU that torch can use"),
+    "tpu": ((XLAAccelerator,), "no TPU that torch_xla can use"),
+    "auto": ((CPUAccelerator,), "no CPU"),
 }
 OURS = {
     "max_epochs": "epochs",
@@ -40,8 +47,8 @@ OURS = {
 LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
-def check_inputs(module: Any, data: Any, options: Mapping[str, Any]) -> None:
-    """Raise ValueError, in one line, for a `module`, `data` or Trainer option of the wrong kind."""
+def check_inputs(module: Any, data: Any, callbacks: Any, options: Mapping[str, Any]) -> None:
+    """Raise ValueError, in one line, for an argument of ``fit`` that is of the wrong kind."""
     if not isinstance(module, pl.LightningModule):
         raise ValueError(
             f"module={type(module).__name__}: a LightningModule is needed, "
@@ -53,6 +60,9 @@ def check_inputs(module: Any, data: Any, options: Mapping[str, Any]) -> None:
             f"data={type(data).__name__}: a LightningDataModule or a loader is needed, "
             "for instance Arrays(train=(x, y))"
         )
+    listed = isinstance(callbacks, list | tuple)
+    if not (listed and all(isinstance(callback, pl.Callback) for callback in callbacks)):
+        raise ValueError(f"callbacks={callbacks!r}: a list of Lightning callbacks is needed")
     known = inspect.signature(pl.Trainer).parameters
     for name, value in options.items():
         if name in OURS:
@@ -63,30 +73,33 @@ def check_inputs(module: Any, data: Any, options: Mapping[str, Any]) -> None:
 
 def check_devices(accelerator: Any, devices: Any) -> None:
     """Raise ValueError if this machine lacks the accelerator, or that many of it."""
-    if isinstance(devices, bool) or not isinstance(devices, int | str | list | tuple):
-        raise ValueError(f"devices={devices!r}: a number, a list of indices or 'auto' is needed")
-    if (
-        devices in (0, "", "0")
-        or devices in ([], ())
-        or (isinstance(devices, int) and devices < -1)
-    ):
-        raise ValueError(f"devices={devices!r}: at least 1 is needed (-1 takes all)")
     if isinstance(accelerator, Accelerator):
         return
-    if accelerator not in KNOWN:
+    if not isinstance(accelerator, str) or accelerator not in KNOWN:
         raise ValueError(f"accelerator={accelerator!r} is unknown; known: {', '.join(KNOWN)}")
-    kinds, missing = KNOWN[accelerator]
-    found = [kind for kind in map(AcceleratorRegistry.get, kinds) if kind.is_available()]
+    classes, missing = KNOWN[accelerator]
+    found = [kind for kind in classes if kind.is_available()]
     if not found:
         raise ValueError(
             f"accelerator={accelerator!r}: this machine has {missing}; accelerator='cpu' runs "
             "everywhere"
         )
-    count = found[0].auto_device_count()
-    if accelerator not in ("cpu", "auto") and isinstance(devices, int) and devices > count:
-        raise ValueError(
-            f"devices={devices}: this machine has {count} of accelerator={accelerator!r}"
-        )
+    if isinstance(devices, int) and not isinstance(devices, bool):
+        _check_count(accelerator, devices, found[0].auto_device_count())
+    elif not (devices == "auto" or str(devices).isdecimal()) and (
+        accelerator == "cpu" or not isinstance(devices, str | list | tuple)
+    ):  # a GPU can also be given by its index, and Lightning knows which exist
+        raise ValueError(f"devices={devices!r}: a positive number or 'auto' is needed")
+
+
+def _check_count(accelerator: str, devices: int, count: int) -> None:
+    if accelerator in ("cpu", "auto"):
+        if devices < 1 and (accelerator, devices) != ("auto", -1):
+            raise ValueError(f"devices={devices}: at least 1 is needed")
+    elif devices == 0 or devices < -1:
+        raise ValueError(f"devices={devices}: at least 1 is needed (-1 takes all)")
+    elif devices > count:
+        raise ValueError(f"devices={devices}: this machine has {count} for {accelerator!r}")
 
 
 def choose_precision(module: pl.LightningModule, accelerator: Any, devices: Any) -> str:

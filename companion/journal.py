@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 
 from companion import checkpoints
 from companion.fitting import hush
@@ -56,6 +57,7 @@ class Journal(Checkpoint):
         self._unread: list[Tensor] = []
         self._partial: Tensor | None = None
         self._steps = 0
+        self._max_steps = -1
         self._seeded = False
         self._process = os.getpid()
         self._outbox = Path(tempfile.gettempdir()) / f"companion-journal-{uuid.uuid4().hex}.pt"
@@ -81,16 +83,31 @@ class Journal(Checkpoint):
             self.load_state_dict(checkpoints.load(self._outbox))
             self._outbox.unlink()
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hide ``max_steps`` while Lightning restores its loops.
+
+        With a limit of steps it takes a checkpoint from the end of an epoch for one from its
+        middle, ends that epoch twice and counts epochs wrongly from then on.
+        """
+        self._max_steps = trainer.max_steps
+        if self.history:
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the optimizer stands."""
+        """Note where the optimizer stands, and finish what the checkpoint came too early for."""
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         self._steps = trainer.global_step
+        if self.history:
+            self._step_plateau_schedulers(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed what the loader draws in this epoch.
 
-        In the run's first epoch the loader's iterator exists already, and ``fit`` has seeded it.
+        In the run's first epoch the loader's iterator exists already, and ``fit`` has seeded it;
+        but Lightning before 2.5.3, when it resumes, makes another.
         """
-        if self._seeded:
+        makes_another = trainer.current_epoch > 0 and not hasattr(trainer.fit_loop, "is_resuming")
+        if self._seeded or makes_another:
             seed_everything(self.seed, trainer.current_epoch)
         self._seeded = True
 
@@ -138,7 +155,15 @@ class Journal(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In a spawned process, leave the records for the process that started it."""
         if os.getpid() != self._process and trainer.is_global_zero:
-            torch.save(self.state_dict(), self._outbox)
+            partial = self._outbox.with_suffix(".partial")
+            checkpoints.save(self.state_dict(), self._outbox, partial)
+
+    def _step_plateau_schedulers(self, trainer: pl.Trainer) -> None:
+        """Move the schedulers that Lightning moves last in an epoch, after it was saved."""
+        for config in trainer.lr_scheduler_configs:
+            due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+            if config.reduce_on_plateau and due and config.monitor in self.history[-1]:
+                config.scheduler.step(self.history[-1][config.monitor])
 
     def _read(self, trainer: pl.Trainer, batch: Any) -> None:
         if not self._unread:
@@ -155,6 +180,16 @@ class Journal(Checkpoint):
                     f"the training loss is {value} at step {len(self.step_losses) - 1}. "
                     f"{likely_causes(self.data, batch)}"
                 )
+
+
+def cause_in_process(error: Exception) -> Exception | None:
+    """Return the error of ours with which a spawned process ended; it arrives as a traceback."""
+    kind, _, message = str(error).strip().rpartition("\n")[2].partition(": ")
+    ours = {f"{NonFiniteLossError.__module__}.{NonFiniteLossError.__name__}": NonFiniteLossError}
+    ours["ValueError"] = ValueError
+    if isinstance(error, ProcessRaisedException) and kind in ours:
+        return ours[kind](message)
+    return None
 
 
 def likely_causes(data: Any, batch: Any) -> str:

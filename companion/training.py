@@ -216,7 +216,7 @@ def fit(
     check_integer("seed", seed, minimum=0)
     if max_steps is not None:
         check_integer("max_steps", max_steps, minimum=1)
-    fitting.check_inputs(module, data, trainer_options)
+    fitting.check_inputs(module, data, callbacks, trainer_options)
     fitting.check_devices(accelerator, devices)
     checkpoint = None if resume_from is None else checkpoints.find(resume_from)
     epoch = 0 if checkpoint is None else journal.resume_epoch(checkpoint, seed)
@@ -226,7 +226,8 @@ def fit(
         _check_part(data, "test")
     if precision == "auto":
         precision = fitting.choose_precision(module, accelerator, devices)
-    diary = journal.Journal(seed, data, checkpoint_dir)
+    directory = None if checkpoint_dir is None else checkpoints.prepare(checkpoint_dir)
+    diary = journal.Journal(seed, data, directory)
     with fitting.quiet(), fitting.isolated(trainer_options):
         trainer = fitting.make_trainer(
             trainer_options,
@@ -246,7 +247,9 @@ def fit(
         journal.seed_everything(seed, epoch)
         try:
             trainer.fit(module, data, ckpt_path=checkpoint)
-        except RuntimeError as error:
+        except Exception as error:
+            if cause := journal.cause_in_process(error):
+                raise cause from error
             if channels_last and "view size is not compatible" in str(error):
                 error.add_note(
                     "fit stores convolutions in channels_last order: use flatten or reshape "
@@ -288,7 +291,7 @@ def evaluate(
     if split not in ("test", "validation"):
         raise ValueError(f"split={split!r}: 'test' or 'validation' is needed")
     check_integer("seed", seed, minimum=0)
-    fitting.check_inputs(module, data, trainer_options)
+    fitting.check_inputs(module, data, (), trainer_options)
     fitting.check_devices(accelerator, devices)
     _check_part(data, split)
     if precision == "auto":
