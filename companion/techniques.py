@@ -76,11 +76,15 @@ class Recipe:
 
 
 def _page(
-    page: str, *rows: tuple[str, str, str, str], recipes: str = "recipes"
+    page: str,
+    *rows: tuple[str, str, str, str],
+    recipes: str = "recipes",
+    devices: Mapping[str, str] | None = None,
 ) -> tuple[Technique, ...]:
     """Rows ``(name, "module:name" within the chapter, form, sources)`` of one page.
 
-    The recipe is the function of the technique's name in the chapter's module `recipes`.
+    The recipe is the function of the technique's name in the chapter's module `recipes`;
+    `devices` holds for all of these rows.
     """
     chapter = page.split("/")[0]
     return tuple(
@@ -92,6 +96,7 @@ def _page(
             form=form,
             sources=sources,
             recipe=f"companion.{chapter}.{recipes}:{name.replace('-', '_')}",
+            devices=devices or {},
         )
         for name, target, form, sources in rows
     )
@@ -109,6 +114,37 @@ TECHNIQUES: tuple[Technique, ...] = (
         ("log-softmax", "losses:log_softmax", "function", ""),
         ("l2-regularized-loss", "losses:regularized_loss", "loss", "D"),
         ("five-step-training-loop", "training_loop:train_layer", "function", "AB"),
+    ),
+    *_page(
+        "backprop/layers",
+        ("linear-layer", "layers:Linear", "layer", "ABE"),
+        ("relu", "layers:ReLU", "layer", "CD"),
+        ("tanh", "layers:Tanh", "layer", ""),
+        ("gelu", "layers:GELU", "layer", ""),
+        ("dropout", "layers:Dropout", "layer", ""),
+        ("embedding", "layers:Embedding", "layer", "C"),
+        ("layer-norm", "normalization:LayerNorm", "layer", ""),
+        ("batch-norm", "normalization:BatchNorm1d", "layer", ""),
+        ("manual-backprop", "manual:ManualBackprop", "lightning-module", "ABE"),
+        recipes="layer_recipes",
+    ),
+    *_page(
+        "backprop/linear_regression",
+        ("linear-regression", "linear_regression:least_squares", "function", "E"),
+        ("gradient-descent-regression", "linear_regression:gradient_descent", "function", "E"),
+        ("ridge-regression", "linear_regression:ridge", "function", ""),
+        ("feature-standardization", "features:Standardizer", "module", "D"),
+        recipes="regression_recipes",
+    ),
+    *_page(
+        "backprop/linear_regression",
+        ("normal-equation", "linear_regression:normal_equation", "function", ""),
+        ("one-pass-least-squares", "least_squares:LeastSquares", "lightning-module", ""),
+        ("polynomial-regression", "features:polynomial_features", "function", "D"),
+        recipes="regression_recipes",
+        devices={
+            "tpu-compiled": "torch_xla 2.9 cannot compile torch.linalg.qr: it calls the host's CPU"
+        },
     ),
 )
 
