@@ -173,16 +173,26 @@ def backward(
         RuntimeError: the graph was freed before, or an array was changed in place.
     """
     seed, order = _seed(root, grad_output), topological_order(root)
+    given_out = {id(seed.value)}
     with recording(create_graph):
         for tensor, gradient in _walk_back(order, seed):
             if tensor.node is not None:
                 continue
             if tensor.grad is not None:
                 tensor.grad = tensor.grad + gradient
-            else:  # a copy: two leaves may have been handed one and the same array
-                tensor.grad = gradient if create_graph else type(root)(gradient.value.clone())
+            else:
+                tensor.grad = gradient if create_graph else _own(gradient, given_out)
     if not (retain_graph or create_graph):
         _free(order)
+
+
+def _own(gradient: Tensor, given_out: set[int]) -> Tensor:
+    """`gradient` in memory of its own: rules may hand one array, or views of it, to several."""
+    array = gradient.value
+    if array._is_view() or id(array) in given_out:
+        return type(gradient)(array.clone(memory_format=torch.contiguous_format))
+    given_out.add(id(array))
+    return gradient
 
 
 def grad(

@@ -205,6 +205,13 @@ class Tensor(Operators):
         self.grad: Tensor | None = None
         self.node: Node | None = None
 
+    @classmethod
+    def _of(cls, array: torch.Tensor) -> Tensor:
+        """Wrap the result of an operation, of which nothing needs to be checked."""
+        out = cls.__new__(cls)
+        out.value, out.requires_grad, out.grad, out.node = array, False, None, None
+        return out
+
     def _apply(self, primitive: Primitive, inputs: Sequence[Any], options: dict[str, Any]) -> Self:
         """Compute, and record the call if any input needs a gradient."""
         tensors = tuple(
@@ -218,7 +225,7 @@ class Tensor(Operators):
                 f"{primitive.name}: inputs have dtypes {sorted(map(str, dtypes))}; convert them "
                 "to one"
             )
-        out = Tensor(primitive.evaluate(*arrays, **options))
+        out = Tensor._of(primitive.evaluate(*arrays, **options))
         if tape.is_recording() and any(map(tape.needs_gradient, tensors)):
             out.requires_grad = True
             out.node = Node(primitive, tensors, options, tape.versions(tensors, out))

@@ -170,6 +170,34 @@ def test_memory_is_given_back_without_the_garbage_collector():
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: a + b,
+        lambda a, b: a + b.reshape(4).reshape(2, 2),
+        lambda a, b: (a + b.T) * 1.0,
+        lambda a, b: (a + a.detach()) + b,
+    ],
+)
+def test_the_gradients_of_two_leaves_and_the_seed_never_share_memory(function):
+    a, b = (Tensor(normal((2, 2), i), requires_grad=True) for i in (1, 2))
+    seed = normal((2, 2), 3)
+    function(a, b).backward(seed)
+    kept_a, kept_seed = a.grad.value.clone(), seed.clone()
+    b.grad.value.mul_(0.0)
+    assert torch.equal(a.grad.value, kept_a)
+    a.grad.value.mul_(0.0)
+    assert torch.equal(seed, kept_seed)
+
+
+def test_the_gradient_of_a_sum_can_be_written_to():
+    """A sum repeats its gradient without copying; an optimizer must find real memory."""
+    x = Tensor(normal((3, 2), 1), requires_grad=True)
+    x.sum().backward()
+    x.grad.value[0, 0] = 5.0
+    assert x.grad.value.sum() == 10.0
+
+
 def test_the_gradient_of_a_leaf_itself_is_one():
     x = number(5.0)
     x.backward()
