@@ -15,8 +15,8 @@ from companion.backprop.primitive import Primitive, constant, primitive
 from companion.backprop.tensor_views import reshape, sum_to, transpose
 
 
-def _check_broadcast(name: str, *inputs: Any) -> None:
-    shapes = [tuple(getattr(x, "shape", ())) for x in inputs]
+def _check_broadcast(name: str, *shapes: Any) -> None:
+    shapes = tuple(map(tuple, shapes))
     try:
         torch.broadcast_shapes(*shapes)
     except RuntimeError:
@@ -33,7 +33,7 @@ class _Binary(Primitive):
         try:
             return super().__call__(*inputs, **options)
         except RuntimeError:
-            _check_broadcast(self.name, *inputs)
+            _check_broadcast(self.name, *(getattr(x, "shape", ()) for x in inputs))
             raise
 
 
@@ -191,8 +191,12 @@ _where.gradients(
 
 def where(condition: torch.Tensor, a: Any, b: Any) -> Any:
     """`a` where `condition` (a boolean torch array) is true, else `b`; each gets its own part."""
-    _check_broadcast("where", condition, a, b)
-    return _where(a, b, condition=condition)
+    try:
+        return _where(a, b, condition=condition)
+    except RuntimeError:
+        shapes = (getattr(x, "shape", ()) for x in (condition, a, b))
+        _check_broadcast("where", *shapes)
+        raise
 
 
 @_Binary
@@ -248,10 +252,14 @@ def matmul(a: Any, b: Any) -> Any:
     left, right = tuple(a.shape), tuple(b.shape)
     if not left or not right or left[-1] != right[-2:][0]:
         raise ValueError(f"matmul: shapes {left} and {right} do not meet in their inner sizes")
-    try:
-        lead = torch.broadcast_shapes(left[:-2], right[:-2])
-    except RuntimeError:
-        raise ValueError(f"matmul: leading axes of {left} and {right} do not broadcast") from None
     rows, columns = left[-2:-1], right[1:][-1:]
-    out = _matmul(a if rows else reshape(a, (1, *left)), b if columns else reshape(b, (*right, 1)))
-    return out if rows and columns else reshape(out, (*lead, *rows, *columns))
+    try:
+        out = _matmul(
+            a if rows else reshape(a, (1, *left)), b if columns else reshape(b, (*right, 1))
+        )
+    except RuntimeError:
+        _check_broadcast("matmul (leading axes)", left[:-2], right[:-2])
+        raise
+    if rows and columns:
+        return out
+    return reshape(out, (*tuple(out.shape)[:-2], *rows, *columns))

@@ -47,12 +47,9 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
     if tuple(x.shape) == tuple(shape):
         return x
     try:
-        fits = torch.broadcast_shapes(x.shape, tuple(shape)) == tuple(shape)
+        return _broadcast_to(x, shape=tuple(shape))
     except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"shape {tuple(x.shape)} does not broadcast to {tuple(shape)}")
-    return _broadcast_to(x, shape=tuple(shape))
+        raise ValueError(f"shape {tuple(x.shape)} does not broadcast to {tuple(shape)}") from None
 
 
 def sum_to(x: Any, shape: Sequence[int]) -> Any:
