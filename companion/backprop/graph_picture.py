@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+def written(number: float) -> str:
+    """Four digits, with a minus sign that is not a hyphen."""
+    return f"{number:.4g}".replace("-", "−")
+
+
 def graph_layout(root: Scalar) -> dict[int, tuple[float, float]]:
     """Place every number: the column is its longest distance from a given number.
 
@@ -36,7 +41,7 @@ def graph_layout(root: Scalar) -> dict[int, tuple[float, float]]:
             for n in nodes
             if n.inputs
         }
-        nodes.sort(key=lambda n: heights.get(id(n), -float(order.index(n))), reverse=True)
+        nodes.sort(key=lambda n: heights.get(id(n), -100.0 - order.index(n)), reverse=True)
         for row, node in enumerate(nodes):
             place[id(node)] = (float(c), (len(nodes) - 1) / 2 - row)
     return place
@@ -60,7 +65,7 @@ def draw_graph(root: Scalar, ax: Axes, title: str = "") -> None:
         ax.text(
             x,
             y,
-            f"{name}\nvalue {node.value:.4g}\ngrad {node.grad:.4g}",
+            f"{name}\nvalue {written(node.value)}\ngrad {written(node.grad)}",
             ha="center",
             va="center",
             fontsize=9,
@@ -85,7 +90,7 @@ def draw_graph(root: Scalar, ax: Axes, title: str = "") -> None:
             ax.text(
                 (start[0] + x) / 2,
                 (start[1] + y) / 2 - bend / 2,
-                f"×{local:.4g}",
+                f"×{written(local)}",
                 ha="center",
                 va="center",
                 fontsize=8,

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from companion.backprop.autograd import Scalar, topological_order
-from companion.backprop.graph_picture import draw_graph, graph_layout
+from companion.backprop.graph_picture import draw_graph, graph_layout, written
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_values_gradients_and_local_derivatives_are_drawn(graph):
     draw_graph(graph, ax, title="A graph")
     texts = [text.get_text() for text in ax.texts]
     for node in topological_order(graph):
-        wanted = f"value {node.value:.4g}\ngrad {node.grad:.4g}"
+        wanted = f"value {written(node.value)}\ngrad {written(node.grad)}"
         assert any(wanted in text for text in texts)
         for _, local in node.inputs:
-            assert f"×{local:.4g}" in texts
+            assert f"×{written(local)}" in texts
     assert ax.get_title(loc="left") == "A graph" or ax.get_title() == "A graph"
     plt.close(figure)
 
@@ -47,3 +47,8 @@ def test_a_single_number_can_be_drawn():
     draw_graph(Scalar(1.0, "x"), ax)
     assert len(ax.texts) == 1
     plt.close(figure)
+
+
+def test_numbers_are_written_with_a_minus_sign():
+    assert written(-0.51234) == "−0.5123"
+    assert written(1e-7) == "1e−07"
