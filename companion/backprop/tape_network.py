@@ -76,7 +76,9 @@ class TapeNetwork(nn.Module):
     def __init__(self, function: Network, parameters: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.weights = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in parameters.items()})
+        self.weights = nn.ParameterDict()
+        for name, value in parameters.items():  # one by one: a dict would be sorted by name
+            self.weights[name] = nn.Parameter(value.clone())
 
     def on_tape(self, x: torch.Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The output for `x` on the tape, and the leaves that share memory with the parameters."""
