@@ -129,6 +129,15 @@ TECHNIQUES: tuple[Technique, ...] = (
         recipes="layer_recipes",
     ),
     *_page(
+        "backprop/autograd",
+        ("tape-network", "tape_network:TapeClassifier", "lightning-module", ""),
+        ("tape-function", "tape_network:as_torch", "function", ""),
+        ("gradient-check", "gradient_check:gradient_check", "function", ""),
+        ("forward-mode", "forward_mode:jvp", "function", ""),
+        ("hessian-vector-product", "higher_order:hessian_vector_product", "function", ""),
+        recipes="tape_recipes",
+    ),
+    *_page(
         "backprop/linear_regression",
         ("linear-regression", "linear_regression:least_squares", "function", "E"),
         ("gradient-descent-regression", "linear_regression:gradient_descent", "function", "E"),
