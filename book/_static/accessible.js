@@ -8,7 +8,7 @@
     }
   };
   // Whatever scrolls sideways must be reachable by keyboard; what fits must not be a stop.
-  const SCROLLING = "mjx-container[display], div.math, dt.sig, pre, .pst-scrollable-table-container, .cell_output .output";
+  const SCROLLING = "mjx-container, div.math, dt.sig, pre, .pst-scrollable-table-container, .cell_output .output";
   const stopAtScrolling = () => {
     for (const box of document.querySelectorAll(SCROLLING)) {
       if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
