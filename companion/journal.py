@@ -235,7 +235,8 @@ def resume_epoch(path: Path, seed: int) -> int:
         ValueError: the file cannot be read, is no checkpoint of ``fit``, or had another seed.
     """
     checkpoint = checkpoints.load(path, mmap=True)
-    state = checkpoint.get("callbacks", {}).get(Journal.__qualname__)
+    parts = checkpoint.get("callbacks", {}) if isinstance(checkpoint, dict) else {}
+    state = parts.get(Journal.__qualname__)
     if state is None:
         raise ValueError(f"resume_from={str(path)!r}: this is no checkpoint that fit has written")
     if state["seed"] != seed:

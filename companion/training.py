@@ -250,6 +250,10 @@ def fit(
         except Exception as error:
             if cause := journal.cause_in_process(error):
                 raise cause from error
+            if "Error(s) in loading state_dict" in str(error):
+                raise ValueError(
+                    f"resume_from={str(resume_from)!r}: its weights are of another network"
+                ) from error
             if channels_last and "view size is not compatible" in str(error):
                 error.add_note(
                     "fit stores convolutions in channels_last order: use flatten or reshape "
