@@ -59,8 +59,9 @@ def run_page(notebook: Path) -> tuple[subprocess.CompletedProcess[str], float, f
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-x"]
     command += ["--nbval-sanitize-with", str(ROOT / "tests" / "sanitize.cfg"), "--tb=short"]
     command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=280", "-W", "default"]
-    environment = {**os.environ, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "2"}
-    environment.pop("PYTEST_ADDOPTS", None)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    for name in ("PYTEST_ADDOPTS", "MPLBACKEND"):  # the kernel must draw, as when it was stored
+        environment.pop(name, None)
     start = time.perf_counter()
     process = subprocess.Popen(
         [*command, str(notebook)],
