@@ -81,7 +81,7 @@ walk_every_path(a * c + a)
 print(f"∂(a·c + a)/∂a = {a.grad}, and c + 1 = {c.value + 1}")
 
 # %% [markdown]
-# Right, in eighteen lines. But count the visits on a chain of *diamonds*, where every number is
+# Right, in a few lines. But count the visits on a chain of *diamonds*, where every number is
 # used twice by the next one.
 #
 # :::{admonition} Predict first
@@ -911,6 +911,36 @@ print(f"right rule: {report.compared} numbers agree, {report.evaluations} evalua
 assert report.largest_error < 1e-8
 
 # %% [markdown]
+# A gradient written by hand, without a tape, can be checked too: give it as `gradient=`. Here is
+# {ref}`Widespread mistake E3 <mistake-e3>`, the gradient of sigmoid with cross-entropy used for
+# the squared error:
+
+# %%
+from companion.backprop import losses
+
+z, target = torch.randn(4, 1, generator=generator, dtype=torch.float64), torch.ones(4, 1).double()
+
+
+def squared(z):
+    return losses.mse_loss(losses.sigmoid(z), target)
+
+
+def of_cross_entropy(z):
+    return (losses.sigmoid(z) - target) / len(z)
+
+
+def of_squared_error(z):
+    p = losses.sigmoid(z)
+    return losses.mse_loss_backward(p, target) * p * (1 - p)
+
+
+gradient_check(squared, [z], gradient=of_squared_error)
+try:
+    gradient_check(squared, [z], gradient=of_cross_entropy)
+except GradientMismatch as mismatch:
+    print("A - Y for the squared error:", mismatch)
+
+# %% [markdown]
 # A network has too many weights to move one at a time. Move them *all* along a random direction
 # and compare one number, $\nabla f \cdot d$: a wrong gradient agrees with the slope along a random
 # direction only by an unlikely accident.
@@ -1003,6 +1033,10 @@ slowdown = [a / b for a, b in zip(times["tape"], times["torch"], strict=True)]
 print("width   tape (ms)   torch (ms)   ratio")
 for w, a, b, r in zip(widths, times["tape"], times["torch"], slowdown, strict=True):
     print(f"{w:5} {1e3 * a:11.2f} {1e3 * b:12.2f} {r:7.1f}")
+leaves = {k: Tensor(v, requires_grad=True) for k, v in mlp_parameters([16, 16, 16, 10]).items()}
+nodes = tape_size(cross_entropy(mlp(torch.zeros(64, 16), leaves), torch.arange(64) % 10)).nodes
+price = 1e6 * (times["tape"][0] - times["torch"][0]) / nodes
+print(f"{price:.0f} µs more for each of the {nodes} recorded operations, there and back")
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 for kind, mark in (("tape", "o"), ("torch", "s")):
@@ -1015,10 +1049,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Each of our operations costs microseconds of Python: a node, a dictionary, a lambda. torch keeps
-# its graph in C++, fuses softmax and cross-entropy into two kernels where ours runs a dozen, and
-# adds the bias inside the matrix product. All of that is *per operation*, so it weighs most when
-# the arrays are small. Where a matrix product takes milliseconds, both wait for the same one.
+# Each of our operations costs some microseconds of Python: a node, a dictionary, a lambda. torch
+# keeps its graph in C++, and its log-softmax is one kernel where ours is five operations. All of
+# that is *per operation*, so it weighs most when the arrays are small. Where a matrix product takes
+# milliseconds, both wait for the same one.
 
 # %% [markdown]
 # ## Exercises
