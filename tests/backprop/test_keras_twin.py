@@ -1,4 +1,7 @@
-"""The Keras twins against torch.nn: losses, gradients, running statistics, fifty steps of SGD."""
+"""The Keras twins against torch.nn: losses, gradients, running statistics, fifty steps of SGD.
+
+The checks take the module under test: test_keras_twin_mistakes.py runs them on planted mistakes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -53,11 +57,13 @@ def digits_like(n: int, p: int, classes: int, dtype: str) -> tuple[np.ndarray, n
     return random.normal(size=(n, p)).astype(dtype), random.integers(0, classes, n)
 
 
-def assert_same_step(network: nn.Module, twin, loss: str, criterion, x, y, dtype: str) -> None:
+def assert_same_step(
+    network: nn.Module, twin, loss: str, criterion, x, y, dtype: str, module=keras_twin
+) -> None:
     """One forward and backward pass in both frameworks."""
     expected = criterion(network(torch.from_numpy(x)), torch.from_numpy(y))
     expected.backward()
-    value, gradients = keras_twin.loss_and_gradients(twin, loss, x, y)
+    value, gradients = module.loss_and_gradients(twin, loss, x, y)
     assert_close(value, expected.item(), **TOLERANCE[dtype])
     for ours, parameter in zip(gradients, network.parameters(), strict=True):
         assert_close(torch.from_numpy(ours), parameter.grad, **TOLERANCE[dtype])
@@ -82,15 +88,31 @@ def test_softmax_regression_gives_the_same_loss_and_gradients(dtype: str):
     assert_same_step(network, twin, "cross_entropy", nn.CrossEntropyLoss(), x, y, dtype)
 
 
-@dtypes
-def test_the_binary_loss_on_logits_gives_the_same_loss_and_gradients(dtype: str):
+def check_binary(module: ModuleType, dtype: str) -> None:
     network = torch_mlp([6, 5, 1]).to(getattr(torch, dtype))
-    twin = keras_twin.mlp_twin(6, 5, 1, dtype=dtype)
-    keras_twin.copy_weights(weights(network), twin)
+    twin = module.mlp_twin(6, 5, 1, dtype=dtype)
+    module.copy_weights(weights(network), twin)
     x, y = digits_like(9, 6, 2, dtype)
     y = y[:, None].astype(dtype)
     criterion = nn.BCEWithLogitsLoss()
-    assert_same_step(network, twin, "binary_cross_entropy", criterion, 50 * x, y, dtype)
+    assert_same_step(network, twin, "binary_cross_entropy", criterion, 50 * x, y, dtype, module)
+
+
+@dtypes
+def test_the_binary_loss_on_logits_gives_the_same_loss_and_gradients(dtype: str):
+    check_binary(keras_twin, dtype)
+
+
+def check_mlp(module: ModuleType, activation: str, normalization: str | None, dtype: str) -> None:
+    sizes = [7, 6, 5, 3]
+    network = torch_mlp(sizes, activation, normalization).to(getattr(torch, dtype))
+    twin = module.mlp_twin(
+        7, (6, 5), 3, activation=activation, normalization=normalization, dtype=dtype
+    )
+    module.copy_weights(weights(network), twin)
+    x, y = digits_like(11, 7, 3, dtype)
+    criterion = nn.CrossEntropyLoss()
+    assert_same_step(network, twin, "cross_entropy", criterion, x, y, dtype, module)
 
 
 @dtypes
@@ -99,24 +121,13 @@ def test_the_binary_loss_on_logits_gives_the_same_loss_and_gradients(dtype: str)
 def test_mlp_gives_the_same_loss_and_gradients(
     activation: str, normalization: str | None, dtype: str
 ):
-    sizes = [7, 6, 5, 3]
-    network = torch_mlp(sizes, activation, normalization).to(getattr(torch, dtype))
-    twin = keras_twin.mlp_twin(
-        7, (6, 5), 3, activation=activation, normalization=normalization, dtype=dtype
-    )
-    keras_twin.copy_weights(weights(network), twin)
-    x, y = digits_like(11, 7, 3, dtype)
-    assert_same_step(network, twin, "cross_entropy", nn.CrossEntropyLoss(), x, y, dtype)
+    check_mlp(keras_twin, activation, normalization, dtype)
 
 
-@pytest.mark.parametrize("normalization", [None, "layer", "batch"])
-@pytest.mark.parametrize("momentum", [0.0, 0.875])
-def test_fifty_steps_of_sgd_on_the_same_batches_give_the_same_losses(
-    normalization: str | None, momentum: float
-):
+def check_training(module: ModuleType, normalization: str | None, momentum: float) -> None:
     network = torch_mlp([20, 16, 4], normalization=normalization).double()
-    twin = keras_twin.mlp_twin(20, 16, 4, normalization=normalization, dtype="float64")
-    keras_twin.copy_weights(weights(network), twin)
+    twin = module.mlp_twin(20, 16, 4, normalization=normalization, dtype="float64")
+    module.copy_weights(weights(network), twin)
     batches = [digits_like(32, 20, 4, "float64")] * 25 + [digits_like(8, 20, 4, "float64")] * 25
     # Keras holds both constants in float32: 1/8 and 7/8 are the same number there.
     optimizer = torch.optim.SGD(network.parameters(), lr=0.125, momentum=momentum)
@@ -127,9 +138,17 @@ def test_fifty_steps_of_sgd_on_the_same_batches_give_the_same_losses(
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    by_twin = keras_twin.train_twin(twin, batches, learning_rate=0.125, momentum=momentum)
+    by_twin = module.train_twin(twin, batches, learning_rate=0.125, momentum=momentum)
     assert by_twin[-1] < 0.7 * by_twin[25]
     assert_close(by_twin, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("normalization", [None, "layer", "batch"])
+@pytest.mark.parametrize("momentum", [0.0, 0.875])
+def test_fifty_steps_of_sgd_on_the_same_batches_give_the_same_losses(
+    normalization: str | None, momentum: float
+):
+    check_training(keras_twin, normalization, momentum)
 
 
 @dtypes
@@ -154,30 +173,39 @@ def test_hand_written_gradients_equal_those_of_the_gradient_tape(
         assert_close(torch.from_numpy(theirs), parameter.grad, **TOLERANCE[dtype])
 
 
-def test_the_running_variance_differs_by_n_over_n_minus_one():
+def check_running_statistics(module: ModuleType) -> None:
     network = torch_mlp([7, 5, 3], normalization="batch").double()
-    twin = keras_twin.mlp_twin(7, 5, 3, normalization="batch", dtype="float64")
-    keras_twin.copy_weights(weights(network), twin)
+    twin = module.mlp_twin(7, 5, 3, normalization="batch", dtype="float64")
+    module.copy_weights(weights(network), twin)
     x, y = digits_like(11, 7, 3, "float64")
-    assert_same_step(network, twin, "cross_entropy", nn.CrossEntropyLoss(), x, y, "float64")
+    criterion = nn.CrossEntropyLoss()
+    assert_same_step(network, twin, "cross_entropy", criterion, x, y, "float64", module)
     ours, theirs = network[1], twin.layers[1]
     assert_close(torch.from_numpy(theirs.moving_mean.numpy()), ours.running_mean)
     new_in_keras = torch.from_numpy(theirs.moving_variance.numpy()) - 0.9
     assert_close(ours.running_var - 0.9, new_in_keras * 11 / 10)
 
 
-def test_evaluation_uses_the_copied_running_statistics():
+def test_the_running_variance_differs_by_n_over_n_minus_one():
+    check_running_statistics(keras_twin)
+
+
+def check_evaluation(module: ModuleType) -> None:
     network = torch_mlp([7, 5, 3], normalization="batch").double()
-    x, y = digits_like(11, 7, 3, "float64")
+    x, _ = digits_like(11, 7, 3, "float64")
     network(torch.from_numpy(x))
     network.eval()
-    twin = keras_twin.mlp_twin(7, 5, 3, normalization="batch", dtype="float64")
-    keras_twin.copy_weights(weights(network), twin)
+    twin = module.mlp_twin(7, 5, 3, normalization="batch", dtype="float64")
+    module.copy_weights(weights(network), twin)
     assert_close(
         torch.from_numpy(twin(x, training=False).numpy()),
         network(torch.from_numpy(x)).detach(),
         **TOLERANCE["float64"],
     )
+
+
+def test_evaluation_uses_the_copied_running_statistics():
+    check_evaluation(keras_twin)
 
 
 def test_the_defaults_named_are_those_of_the_two_libraries():
