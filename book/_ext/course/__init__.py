@@ -1,9 +1,10 @@
 """Sphinx extension of the course: pages, boxes and pictures that are made from data.
 
-Directives: ``{techniques}``, ``{devices}``, ``{mistakes}``, ``{source-map}``, ``{api}`` fill the
-generated pages of the appendix; ``{course-map}`` the cover; ``{page-costs} CHAPTER`` a chapter's
-first page; ``{evidence} TECHNIQUE`` stands in a page's "On a GPU" tab; ``{picture} FILE`` puts an
-SVG drawing into the page itself, so that it follows the light and the dark theme.
+Directives: ``{techniques}``, ``{devices}``, ``{mistakes}``, ``{source-map}``, ``{api-index}`` and
+``{api} FOLDER`` fill the generated pages of the appendix; ``{start-here}`` and ``{course-map}``
+the cover; ``{page-costs} CHAPTER`` a chapter's first page; ``{evidence} TECHNIQUE`` stands in a
+page's "On a GPU" tab; ``{picture} FILE`` puts an SVG drawing into the page itself, so that it
+follows the light and the dark theme.
 """
 
 from __future__ import annotations

@@ -7,39 +7,69 @@ each signature as it was written.
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from course.checks import require
 from course.cover import read_repository
 from course.data import Course
 from course.docstrings import markdown
 from course.source import Module, read_package
+from course.tables import table
 
-FIRST_FOLDERS = {"": "Core", "data": "Data sets"}
-LAST_FOLDERS = {"homework": "Homework"}
+CORE = "core"  # the modules that stand in the package itself, in no folder
+TITLES = {CORE: "Core", "data": "Data sets", "homework": "Homework"}
 
 
-def api_page(course: Course, root: Path) -> str:
-    """Every public module of the package, grouped by chapter."""
+def folder_titles(course: Course) -> dict[str, str]:
+    """Folders of the package -> titles, in the order of the reference."""
+    chapters = {c.folder: f"Chapter {c.number} · {c.title}" for c in course.chapters}
+    return {CORE: TITLES[CORE], "data": TITLES["data"], **chapters, **TITLES}
+
+
+def api_index(course: Course, pages: set[str], root: Path) -> str:
+    """Every public module with the first sentence of its docstring.
+
+    Raises:
+        DataError: a folder of the package has no page in the reference.
+    """
     modules = read_package(root)
-    titles = dict(FIRST_FOLDERS)
-    titles.update({c.folder: f"Chapter {c.number} · {c.title}" for c in course.chapters})
-    titles.update(LAST_FOLDERS)
+    titles = folder_titles(course)
     titles.update({m.folder: m.folder for m in modules if m.folder not in titles})
-    address = "/blob/".join(read_repository(root))
     parts = []
     for folder, title in titles.items():
         inside = [module for module in modules if module.folder == folder]
         if inside:
-            parts.append(f"## {title}\n")
-            parts += [render_module(module, address) for module in inside]
+            page = f"book/appendix/api/{folder}"
+            require(page in pages, "API", f"{page}.md is missing: {inside[0].path} belongs there")
+            rows = ([f"{{py:mod}}`{module.name}`", _summary(module)] for module in inside)
+            parts.append(f"## [{title}](/{page}.md)\n")
+            parts.append(table(["module", "what it holds"], rows, "modules"))
     return "\n".join(parts)
+
+
+def _summary(module: Module) -> str:
+    paragraph = markdown(ast.get_docstring(module.tree)).split("\n\n")[0]
+    return " ".join(paragraph.split()).removesuffix(":")
+
+
+def api_page(root: Path, folder: str) -> str:
+    """The public modules of one folder of the package.
+
+    Raises:
+        DataError: there are none.
+    """
+    inside = [module for module in read_package(root) if module.folder == folder]
+    require(inside, "API", f"folder {folder!r} holds no public module")
+    address = "/blob/".join(read_repository(root))
+    return "\n".join(render_module(module, address) for module in inside)
 
 
 def render_module(module: Module, address: str) -> str:
     parts = [
-        f"### {module.name}\n",
+        f"## {module.name}\n",
         fence("py:module", module.name, ""),
         markdown(ast.get_docstring(module.tree)),
         f"[Source of `{module.path}`]({address}/{module.path})\n",
@@ -151,11 +181,9 @@ def _short(value: ast.expr) -> str:
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, skip_first: bool) -> str:
-    arguments = node.args
-    if skip_first:
-        positional = arguments.posonlyargs or arguments.args
-        if positional:
-            del positional[0]
+    arguments = copy.deepcopy(node.args)
+    if skip_first and (positional := arguments.posonlyargs or arguments.args):
+        del positional[0]
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return f"({ast.unparse(arguments)}){returns}"
 

@@ -8,6 +8,7 @@ import yaml
 
 from course.checks import require
 from course.data import Course
+from course.tables import count
 
 
 def read_repository(root: Path) -> tuple[str, str]:
@@ -50,7 +51,7 @@ def course_map(course: Course, pages: set[str]) -> str:
         inside = [page for page in pages if page.startswith(f"book/{chapter.folder}/")]
         ready = index in pages
         title = f"{{doc}}`{chapter.title} </{index}>`" if ready else chapter.title
-        state = f"{len(inside) - 1} pages" if ready else "to come"
+        state = count(len(inside) - 1, "page") if ready else "to come"
         cards.append(
             f"::::{{container}} chapter-card {'ready' if ready else 'planned'}\n"
             f"{{.number}}\n{chapter.number}\n\n"

@@ -79,7 +79,8 @@ DIRECTIVES = {
     "glossary-terms": generated(
         lambda course, pages, root, _: glossary.glossary_page(course, pages, root)
     ),
-    "api": generated(lambda course, pages, root, _: api.api_page(course, root)),
+    "api": generated(lambda course, pages, root, folder: api.api_page(root, folder), 1),
+    "api-index": generated(lambda course, pages, root, _: api.api_index(course, pages, root)),
     "course-map": generated(lambda course, pages, *_: cover.course_map(course, pages)),
     "devices": generated(lambda course, *_: tables.devices_page(course)),
     "evidence": generated(lambda course, pages, root, name: tables.evidence(course, name), 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Module:
-    """A public module: its dotted name, its folder below the package, its syntax tree."""
+    """A public module: dotted name, folder below the package ("core": in none), path, tree."""
 
     name: str
     folder: str
@@ -18,6 +19,7 @@ class Module:
     tree: ast.Module
 
 
+@functools.cache
 def read_package(root: Path) -> list[Module]:
     """All public modules of the package, annotations qualified.
 
@@ -48,7 +50,7 @@ def find_modules(root: Path) -> Iterator[Module]:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         if is_package and ast.get_docstring(tree) is None:
             continue
-        folder = parts[1] if len(relative.parts) > 2 else ""
+        folder = parts[1] if len(relative.parts) > 2 else "core"
         yield Module(".".join(parts), folder, relative.as_posix(), tree)
 
 

@@ -1,1 +1,0 @@
-// Small repairs of the theme's pages; everything works without them.
