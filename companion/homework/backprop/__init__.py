@@ -1,0 +1,1 @@
+"""Judges of chapter 2, Backpropagation."""

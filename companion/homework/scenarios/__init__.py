@@ -1,0 +1,1 @@
+"""What runs beside a submission, a module a chapter: it calls what the student wrote."""
