@@ -17,7 +17,10 @@ hypothesis.settings.load_profile("ci")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Print what the pages cost, measured in this run."""
+    """Print what the graders were proven with, and what the pages cost, measured in this run."""
+    from homework.summary import write_summary
+
+    write_summary(terminalreporter)
     costs = [
         value
         for status in ("passed", "failed")
