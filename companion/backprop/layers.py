@@ -15,7 +15,7 @@ With δ = ∂L/∂Y, the gradient that arrives from above, and a batch of rows:
 normalisation are in `companion.backprop.normalization`.
 
 Sources: Rumelhart, Hinton and Williams, Nature 323 (1986); Srivastava et al., JMLR 15 (2014)
-section 4 for dropout; Hendrycks and Gimpel, arXiv:1606.08415 section 2 for GELU.
+sections 4 and 10 for dropout; Hendrycks and Gimpel, arXiv:1606.08415 section 2 for GELU.
 """
 
 from __future__ import annotations
