@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from planting import mutant
 
+from companion.backprop import recipes
 from companion.techniques import FORMS, LEVELS, TECHNIQUES, Technique, load
 from companion.training import fit
 
@@ -65,4 +67,13 @@ def test_check_fails_where_the_technique_did_not_do_its_work(technique: Techniqu
     result = fit(recipe.module, recipe.data, **(dict(recipe.trainer_options) | {"max_steps": 1}))
     result = replace(result, step_losses=result.step_losses * 10)
     with pytest.raises(AssertionError):
+        recipe.check(result)
+
+
+def test_recipe_of_the_penalty_notices_that_the_bias_decays_too():
+    old = "return losses.regularized_loss(network.weight, mean_loss, weight_decay)"
+    new = old.replace("network.weight", "torch.cat([network.weight, network.bias[:, None]], 1)")
+    recipe = mutant(recipes, old, new).l2_regularized_loss()
+    result = fit(recipe.module, recipe.data, **recipe.trainer_options)
+    with pytest.raises(AssertionError, match="weight differs"):
         recipe.check(result)
