@@ -99,7 +99,7 @@ def train_layer(
         targets: what `loss` takes beside (batch, outputs), one row a sample.
         loss: forward and backward, e.g. `companion.backprop.losses.CROSS_ENTROPY`.
         outputs: number of neurons.
-        learning_rate: η > 0.
+        learning_rate: η > 0, finite.
         epochs: passes over the samples, ≥ 0.
         batch_size: samples in a step, ≥ 1.
         weight_decay: λ ≥ 0, on W and not on b.
@@ -108,8 +108,8 @@ def train_layer(
     Raises:
         ValueError: a number out of its range, or what `layer_forward` and `loss` refuse.
     """
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}; it must be > 0")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate is {learning_rate}; it must be a finite number > 0")
     for name, value, least in (
         ("outputs", outputs, 1),
         ("epochs", epochs, 0),

@@ -127,6 +127,7 @@ def test_no_epochs_leave_the_layer_at_zero():
     [
         ({"learning_rate": 0.0}, "learning_rate is 0.0.*> 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan.*> 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf.*finite number > 0"),
         ({"batch_size": 0}, "batch_size is 0.*>= 1"),
         ({"epochs": -1}, "epochs is -1.*>= 0"),
         ({"outputs": 0}, "outputs is 0.*>= 1"),
