@@ -3,16 +3,16 @@ r"""Loss functions and their gradients, written out by hand: no autograd inside.
 For a batch of n rows with outputs ("logits") Z, targets Y and k numbers a row:
 
     loss                  value                                  gradient
-    MSE                   1/(nk) Σ (P − Y)²                      2 (P − Y) / (nk)
+    MSE                   1/(nk) Σ (Ŷ − Y)²                      2 (Ŷ − Y) / (nk)
     sigmoid + binary CE   −1/(nk) Σ [y log σ(z) + (1 − y) log(1 − σ(z))]
                                                                  (σ(Z) − Y) / (nk)
     softmax + CE          −1/n Σᵢ log softmax(zᵢ)[yᵢ]            (softmax(Z) − onehot(y)) / n
     with weight decay     L + λ/2 ‖w‖²                           ∂L/∂w + λ w
 
 Every forward function has a `…_backward` beside it that takes the same first argument and returns
-the gradient with respect to it. Exponentials and logarithms are rearranged so that nothing
+the gradient with respect to it. Exponentials and logarithms are rearranged so that none of them
 overflows at |z| = 1000, in float16 as in float64: the row maximum is taken out of each softmax, and
-log σ is built on log1p(exp(−|z|)).
+log σ is built on log1p(exp(−|z|)). (A square can: in float16 that of an error of 256.)
 
 An empty batch has no mean: its loss is nan and its gradient is empty, as in torch.nn.functional.
 
