@@ -44,7 +44,7 @@ def pull_of_cross_entropy(p):
 def error_rate_while_training(pull, steps=300, learning_rate=0.1):
     weight, bias = torch.zeros(64, 1, dtype=x.dtype), torch.full((1,), 10.0, dtype=x.dtype)
     rates = []
-    for _ in range(steps):
+    for _ in range(steps + 1):
         p = losses.sigmoid(x @ weight + bias)
         rates.append(((p > 0.5) != (is_eight == 1)).double().mean().item())
         delta = pull(p)
@@ -60,7 +60,7 @@ plt.plot(slow, label="sigmoid + squared error")
 plt.plot(quick, label="sigmoid + cross-entropy")
 plt.axhline(is_eight.mean().item(), color=COLORS[2], linestyle=":", label="always answering no")
 ends = f"{quick[-1]:.0%} wrong with cross-entropy, {slow[-1]:.0%} with squared error"
-plt.title(f"After {len(quick)} steps: {ends}")
+plt.title(f"After {len(quick) - 1} steps: {ends}")
 plt.xlabel("step of gradient descent")
 plt.ylabel("training images answered wrongly (share)")
 plt.ylim(-0.02, 1)
@@ -68,30 +68,32 @@ plt.legend(loc="center right")
 plt.show()
 
 # %% [markdown]
-# For the images it gets wrong, both losses are close to their worst where this neuron starts. The
-# squared error's *gradient*, though, is almost zero there. By the end of this page you can derive
-# both gradients, say why one vanishes, and check either against an independent number.
+# For the images that it gets wrong, both losses start out large: the squared error is as good as 1,
+# the worst it can be. Its *gradient*, though, is almost zero there, so nothing happens. By the end
+# of this page you can derive both gradients, say why one vanishes, and check either against an
+# independent number.
 
 # %% [markdown]
 # ## Neuron, layer, forward pass
 #
 # A **neuron** weighs its $d$ inputs, adds a bias and applies a function $f$, the *activation*:
-# $y = f(x_1 w_1 + \dots + x_d w_d + b)$. A **layer** is $k$ neurons side by side, each with its
+# $a = f(x_1 w_1 + \dots + x_d w_d + b)$. A **layer** is $k$ neurons side by side, each with its
 # own column of weights. Put $n$ samples into the rows of a matrix and one line computes all of
 # them:
 #
-# $$Z = XW + b, \qquad Y = f(Z).$$
+# $$Z = XW + b, \qquad A = f(Z).$$
 #
 # | | symbol | shape | what a row or column is |
 # |---|---|---|---|
 # | inputs | $X$ | $(n, d)$ | a row: one sample |
 # | weights | $W$ | $(d, k)$ | a column: one neuron |
 # | bias | $b$ | $(k,)$ | added to every row |
-# | outputs before $f$ | $Z$ | $(n, k)$ | $z_{ij} = \sum_l x_{il} w_{lj} + b_j$ |
-# | outputs | $Y$ | $(n, k)$ | $y_{ij} = f(z_{ij})$ |
+# | outputs before $f$ | $Z$ | $(n, k)$ | $z_{ij} = \sum_m x_{im} w_{mj} + b_j$ |
+# | outputs | $A$ | $(n, k)$ | $a_{ij} = f(z_{ij})$ |
 #
 # Computing the outputs from the inputs is the **forward pass**. When the outputs before $f$ go
-# into a softmax or sigmoid they are called *logits*.
+# into a softmax or sigmoid they are called *logits*. Many texts write $Y = f(XW + b)$; on this page
+# $Y$ is the truth that the outputs are compared with.
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(7.2, 2.6))
@@ -102,7 +104,7 @@ shapes = [
     ("W", "(d, k)", 4.4, 3, 2, COLORS[5]),
     ("b", "(k,)", 7.8, 0.6, 2, COLORS[4]),
     ("Z", "(n, k)", 11.2, 4, 2, COLORS[3]),
-    ("Y", "(n, k)", 15.2, 4, 2, COLORS[3]),
+    ("A", "(n, k)", 15.2, 4, 2, COLORS[3]),
 ]
 for name, shape, left, height, width, color in shapes:
     axes.add_patch(
@@ -146,12 +148,12 @@ print("Z", tuple(Z.shape), "equals the double sum and torch's linear")
 #
 # The mean, and not the sum, so that the size of a step does not grow with the batch. Everything
 # below needs one thing from a loss: the matrix $\delta = \partial L / \partial Z$, which has the
-# shape of $Z$. Two more lines then give every weight its gradient, because $z_{ij}$ holds $w_{lj}$
-# with the factor $x_{il}$ and $b_j$ with the factor 1:
+# shape of $Z$. Two more lines then give every weight its gradient, because $z_{ij}$ holds $w_{mj}$
+# with the factor $x_{im}$ and $b_j$ with the factor 1:
 #
-# $$\frac{\partial L}{\partial w_{lj}}
-#   = \sum_i \frac{\partial L}{\partial z_{ij}} \frac{\partial z_{ij}}{\partial w_{lj}}
-#   = \sum_i x_{il}\, \delta_{ij}
+# $$\frac{\partial L}{\partial w_{mj}}
+#   = \sum_i \frac{\partial L}{\partial z_{ij}} \frac{\partial z_{ij}}{\partial w_{mj}}
+#   = \sum_i x_{im}\, \delta_{ij}
 # \quad\Longrightarrow\quad
 # \frac{\partial L}{\partial W} = X^\top \delta\ \ (d, k), \qquad
 # \frac{\partial L}{\partial b} = \sum_i \delta_{i\cdot}\ \ (k,).$$
@@ -161,33 +163,35 @@ print("Z", tuple(Z.shape), "equals the double sum and torch's linear")
 # %% [markdown]
 # ## Mean squared error
 #
-# For regression, with predictions $P$ and targets $T$, both $(n, k)$:
+# For regression, with predictions $\hat Y$ and targets $Y$, both $(n, k)$:
 #
-# $$L = \frac{1}{nk} \sum_{i,j} (p_{ij} - t_{ij})^2 .$$
+# $$L = \frac{1}{nk} \sum_{i,j} (\hat y_{ij} - y_{ij})^2 .$$
 #
-# Only one term of the sum contains $p_{ij}$, and $\frac{d}{dp}(p - t)^2 = 2(p - t)$, so
+# Only one term of the sum contains $\hat y_{ij}$, and
+# $\frac{d}{d\hat y}(\hat y - y)^2 = 2(\hat y - y)$, so
 #
-# $$\frac{\partial L}{\partial P} = \frac{2}{nk}\,(P - T).$$
+# $$\frac{\partial L}{\partial \hat Y} = \frac{2}{nk}\,(\hat Y - Y).$$
 #
 # Some books divide by $2n$ to lose the 2. Either is fine, as long as value and gradient agree;
 # PyTorch and this page keep the 2.
 
 # %%
-P, T = torch.randn(2, 5, 2, generator=generator, dtype=torch.float64)
+Y_hat, Y = torch.randn(2, 5, 2, generator=generator, dtype=torch.float64)
 
 
-def mse(p, t):
-    return ((p - t) ** 2).sum() / p.numel()
+def mse(y_hat, y):
+    return ((y_hat - y) ** 2).sum() / y.numel()
 
 
-def mse_gradient(p, t):
-    return 2 * (p - t) / p.numel()
+def mse_gradient(y_hat, y):
+    return 2 * (y_hat - y) / y.numel()
 
 
 # %% [markdown]
 # How do you know that a gradient is right? Ask something that does not share your algebra.
 # PyTorch's `autograd` differentiates the code of the loss mechanically; you will build such a
-# machine yourself two pages on. In float64 the two must agree to about 15 digits.
+# machine yourself two pages on. A float64 holds 15 to 16 digits; the next cell demands that at
+# least twelve agree.
 
 # %%
 import torch.nn.functional as F
@@ -202,7 +206,8 @@ def compare(name, gradient, loss, z, *target):
     print(f"{name:32s} agrees with autograd")
 
 
-compare("mean squared error", mse_gradient, F.mse_loss, P, T)
+torch.testing.assert_close(mse(Y_hat, Y), F.mse_loss(Y_hat, Y), rtol=1e-12, atol=0)
+compare("mean squared error", mse_gradient, F.mse_loss, Y_hat, Y)
 
 # %% [markdown]
 # ## Sigmoid and binary cross-entropy
@@ -277,15 +282,34 @@ plt.ylabel("pull on the logit, |∂ℓ/∂z|")
 plt.title("Only cross-entropy pulls hard when wrong and lets go when right")
 plt.legend(loc="upper left", bbox_to_anchor=(0, 0.88), fontsize=9)
 plt.show()
-row = {name.split(":")[0]: pull[z.sub(-6).abs().argmin()].item() for name, pull in pulls.items()}
-for name, value in row.items():
-    print(f"pull at z = -6, {name:26s} {value:8.4f}")
+for name, pull in pulls.items():
+    wrong, right = (pull[(z - at).abs().argmin()].item() for at in (-6, 6))
+    print(f"{name.split(':')[0]:27s} pull at z = -6: {wrong:7.4f}, at z = 6: {right:7.4f}")
 
 # %% [markdown]
-# That is the first figure explained. Behind a sigmoid the squared error carries the factor
-# $p(1-p)$, which is nearly 0 for every *confident* answer, right or wrong: the worse the mistake,
-# the weaker the correction. Without the sigmoid it punishes answers for being "too right": at
-# $z = 6$ it pulls *down*.
+# That is the first figure explained. Behind a sigmoid the chain rule gives the squared error one
+# factor more than cross-entropy has:
+#
+# $$\frac{\partial}{\partial z} \bigl(\sigma(z) - y\bigr)^2 = 2\,(p - y) \cdot p(1-p) .$$
+#
+# It is nearly 0 for every *confident* answer, right or wrong: left of the hump, the worse the
+# mistake, the weaker the correction. Without the sigmoid the squared error punishes answers for
+# being "too right": at $z = 6$ it pulls *down*.
+
+
+# %%
+def squared_error_behind_a_sigmoid_gradient(z, y):
+    p = 1 / (1 + torch.exp(-z))
+    return 2 * (p - y) * p * (1 - p) / z.numel()
+
+
+compare(
+    "sigmoid + squared error",
+    squared_error_behind_a_sigmoid_gradient,
+    lambda z, y: F.mse_loss(torch.sigmoid(z), y),
+    Z,
+    Y,
+)
 
 # %% [markdown]
 # ## Softmax and cross-entropy over classes
@@ -326,15 +350,16 @@ three_classes = torch.randn(5, 3, generator=generator, dtype=torch.float64)
 five_labels = torch.tensor([0, 2, 1, 1, 0])
 compare("softmax + cross-entropy", softmax_gradient, F.cross_entropy, three_classes, five_labels)
 delta = softmax_gradient(three_classes, five_labels)
-print("each row of delta sums to 0:", bool((delta.sum(dim=1).abs() < 1e-15).all()))
+torch.testing.assert_close(delta.sum(dim=1), torch.zeros(5).double(), rtol=0, atol=1e-14)
+print("each row of delta sums to 0")
 
 # %% [markdown]
 # A row of $\delta$ sums to 0: whatever the label's logit gains, the others lose between them.
 #
 # That both classification losses end in "prediction minus truth", as the squared error does
-# without an activation, is no accident. It holds whenever the activation is the *canonical*
-# partner of the loss {cite:p}`bishop2006prml` (section 4.3.6). It does not hold for other pairs,
-# and that is the second of the mistakes below.
+# without an activation (but for its 2), is no accident. It holds whenever the activation is the
+# *canonical* partner of the loss {cite:p}`bishop2006prml` (section 4.3.6). It does not hold for
+# other pairs, and that is the second of the mistakes below.
 
 # %% [markdown]
 # ## Overflow, shown and cured
@@ -356,19 +381,31 @@ def naive_softmax(z):
 
 
 def show(values):
-    return "(" + ", ".join(f"{value:.4g}" for value in values.tolist()) + ")"
+    return "(" + ", ".join(f"{round(value, 4) + 0.0:g}" for value in values.tolist()) + ")"
 
 
 for dtype in (torch.float16, torch.float32, torch.float64):
+    largest = torch.tensor(torch.finfo(dtype).max, dtype=torch.float64)
+    print(f"{dtype} ends at {largest:.1e}: exp(z) is inf from z = {largest.log():.1f} on")
     extreme = torch.tensor([1000.0, 0.0, -1000.0], dtype=dtype)
     mild = torch.tensor([12.0, 0.0, -12.0], dtype=dtype)
-    print(f"{dtype}, logits (1000, 0, -1000): softmax {show(naive_softmax(extreme))}")
-    print(f"{dtype}, logits (12, 0, -12): log softmax {show(torch.log(naive_softmax(mild)))}")
+    print(f"  logits (1000, 0, -1000): softmax {show(naive_softmax(extreme))}")
+    print(f"  logits (12, 0, -12): log softmax {show(torch.log(naive_softmax(mild)))}")
 
 # %% [markdown]
-# `inf / inf` is `nan`, and a single `nan` in $\delta$ reaches every weight in one step. The cure
-# uses that softmax does not change when the same number $c$ is taken from all logits of a row,
-# since $e^{z_j - c} = e^{z_j} e^{-c}$ and $e^{-c}$ cancels. Take $c = \max_m z_m$: the largest
+# `inf / inf` is `nan`. A single `nan` in $\delta$ spoils its whole column of $W$ in that step, and
+# through the sums in the next softmax every other weight in the step after:
+
+# %%
+spoiled = torch.zeros(64, 10, dtype=x.dtype)
+spoiled[:, 3] = 100  # large enough that some logits overflow, all of them of class 3
+for step in (1, 2):
+    spoiled = spoiled - 0.1 * x.T @ softmax_gradient(x @ spoiled, labels)
+    print(f"after step {step}: {spoiled.isnan().sum()} of {spoiled.numel()} weights are nan")
+
+# %% [markdown]
+# The cure uses that softmax does not change when the same number $c$ is taken from all logits of a
+# row, since $e^{z_j - c} = e^{z_j} e^{-c}$ and $e^{-c}$ cancels. Take $c = \max_m z_m$: the largest
 # exponent is 0, nothing can overflow, and the denominator is at least 1.
 #
 # For the loss, do not compute $p$ first and $\log p$ second: a $p$ that has rounded to 0 has lost
@@ -433,8 +470,9 @@ plt.show()
 # %% [markdown]
 # The stable form stays within four roundings of the dtype over the whole range: the cell asserts
 # it. This is why `torch.nn.CrossEntropyLoss` and `binary_cross_entropy_with_logits` take *logits*,
-# not probabilities. Feed them the output of a softmax and they apply a second one: no error, slow
-# learning. Keras asks with `from_logits=`, and its default is `False` ({doc}`keras`).
+# not probabilities. Feed them the output of a softmax and they apply a second one. Nothing raises;
+# but now the "logits" lie between 0 and 1, and no class can ever get more than $e$ times the
+# probability of another. Keras asks with `from_logits=`, and its default is `False` ({doc}`keras`).
 #
 # `companion.backprop.losses` holds these forms, a few lines each, with checked arguments. Each has
 # a `…_backward` beside it, and `losses.MSE`, `losses.BINARY_CROSS_ENTROPY` and
@@ -443,7 +481,7 @@ plt.show()
 # | formula | companion | torch.nn.functional |
 # |---|---|---|
 # | $\sigma(z)$ | `sigmoid` | `sigmoid` |
-# | $\frac{1}{nk}\sum (p - t)^2$ | `mse_loss` | `mse_loss` |
+# | $\frac{1}{nk}\sum (\hat y - y)^2$ | `mse_loss` | `mse_loss` |
 # | $-y\log\sigma(z) - (1-y)\log(1-\sigma(z))$ | `binary_cross_entropy_with_logits` | the same |
 # | $e^{z_j} / \sum_m e^{z_m}$ | `softmax` | `softmax` |
 # | $z_j - \log\sum_m e^{z_m}$ | `log_softmax` | `log_softmax` |
@@ -517,13 +555,13 @@ for axes, name in zip(panels, moved, strict=True):
         axes.axvline(boundaries[name, count], color=color, linestyle=style, linewidth=1)
     for samples, marker in ((near, "o"), (far, "s")):
         axes.scatter(samples, (samples > 0).double(), marker=marker, s=18, color="black", zorder=3)
-    axes.set_title(f"{name}: boundary {moved[name]:+.2f}")
+    axes.set_title(f"{name}: it moves {moved[name]:+.2f}")
     axes.set_xlabel("input x")
     axes.set_ylim(-0.3, 1.6)
 panels[0].set_ylabel("output (0: left class, 1: right class)")
 panels[0].legend(loc="lower right", fontsize=9)
 figure.suptitle(
-    "Far samples on the right side drag only the squared error",
+    "Far samples on the right side drag only the squared error's boundary",
     x=0.02,
     ha="left",
     fontweight="bold",
@@ -550,8 +588,8 @@ plt.show()
 # \frac{\partial L_\lambda}{\partial w} = \frac{\partial L}{\partial w} + \lambda w,$$
 #
 # where $\lVert w \rVert^2$ is the sum of the squares of all weights. The $\tfrac12$ is there to
-# cancel the 2. The biases are usually left out: they shift the output, they do not make it steeper
-# {cite:p}`goodfellow2016deep` (section 7.1).
+# cancel the 2. The biases are usually left out {cite:p}`goodfellow2016deep` (section 7.1): they
+# shift the output, they do not make it steeper.
 #
 # Put the gradient into a step of gradient descent with learning rate $\eta$ and collect the terms:
 #
@@ -598,7 +636,7 @@ surface = (losses.softplus(z) - targets.reshape(-1, 1, 1) * z).mean(0)
 
 def descend(weight_decay, steps=4000, learning_rate=0.8):
     w, bias, path = torch.tensor([[-1.5]]).double(), torch.tensor([5.0]).double(), []
-    for _ in range(steps):
+    for _ in range(steps + 1):
         path.append((w.item(), bias.item()))
         delta = losses.binary_cross_entropy_with_logits_backward(inputs @ w + bias, targets)
         w = w - learning_rate * losses.regularized_loss_backward(w, inputs.T @ delta, weight_decay)
@@ -608,8 +646,8 @@ def descend(weight_decay, steps=4000, learning_rate=0.8):
 
 paths = {decay: descend(decay) for decay in (0.0, 0.05)}
 for decay, path in paths.items():
-    visited = ", ".join(f"{path[step, 0]:.1f}" for step in (250, 1000, 3999))
-    print(f"λ = {decay:g}: w after 250, 1000, 3999 steps: {visited}")
+    visited = ", ".join(f"{path[step, 0]:.1f}" for step in (250, 1000, 4000))
+    print(f"λ = {decay:g}: w after 250, 1000, 4000 steps: {visited}")
 
 # %% tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
@@ -629,15 +667,16 @@ panels[0].set_ylabel("bias b")
 bar = figure.colorbar(filled, ax=panels, ticks=[0.001, 0.01, 0.1, 1, 10])
 bar.set_label("regularised loss (nats)")
 bar.ax.minorticks_off()
-title = f"Without a penalty the valley has no bottom ({len(path)} steps from ○ to ☆)"
+title = f"Without a penalty the valley has no bottom ({len(path) - 1} steps from ○ to ☆)"
 figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=12)
 plt.show()
 
 # %% [markdown]
 # Every doubling of $w$ makes the right answers more certain and the loss smaller, so without a
 # penalty $w$ grows for ever, more and more slowly. The penalty bends the valley's floor up and
-# gives it a lowest point. The flat region on the right is also why a loss curve may look finished
-# long before the weights are.
+# gives it a lowest point. The colours are logarithmic: in the dark part of the left picture the
+# loss itself is nearly flat, which is why a loss curve may look finished long before the weights
+# are.
 
 # %% [markdown]
 # ## The five-step training loop
@@ -674,7 +713,8 @@ print(f"{len(step_losses)} steps, test accuracy {accuracy:.1%}")
 chance = torch.tensor(10.0).log().item()
 plt.plot(step_losses, color=COLORS[6], linestyle="-", linewidth=0.8, label="each batch")
 smooth = torch.tensor(step_losses).unfold(0, 21, 1).mean(1)
-plt.plot(range(10, 10 + len(smooth)), smooth, color=COLORS[0], linestyle="-", label="mean of 21")
+middle = range(10, 10 + len(smooth))
+plt.plot(middle, smooth, color=COLORS[0], linestyle="-", label="mean of 21 batches")
 plt.axhline(chance, color=COLORS[2], linestyle=":", label="log 10: all classes equally likely")
 last, steps = smooth[-1].item(), len(step_losses)
 ends = f"{accuracy:.1%} of the test set right"
@@ -708,12 +748,12 @@ torch.testing.assert_close(again.weight, weight, rtol=1e-10, atol=1e-12)
 
 figure, panels = plt.subplots(2, 5, figsize=(7.2, 3.4))
 for digit, axes in enumerate(panels.flat):
-    axes.imshow(again.weight[:, digit].reshape(8, 8), vmin=-0.8, vmax=0.8)
+    image = axes.imshow(again.weight[:, digit].reshape(8, 8), vmin=-0.8, vmax=0.8)
     axes.set_axis_off()
     axes.set_title(str(digit), fontsize=10, loc="center")
+figure.colorbar(image, ax=panels, label="weight (bright: votes for the digit)", extend="both")
 figure.suptitle(
-    "Each column of W has become a template of its digit (bright: votes for it, dark: against)",
-    fontsize=11,
+    "Each column of W has become a template of its digit", x=0.02, ha="left", fontweight="bold"
 )
 plt.show()
 
@@ -791,7 +831,8 @@ assert abs(test_accuracy - accuracy) < 0.03
 # The step is $\Delta W = -\eta \nabla L$.
 # :::
 #
-# Raw pixels from 0 to 16, as scikit-learn delivers them, six steps of each rule:
+# Raw pixels from 0 to 16, as scikit-learn delivers them. Each row shows the loss before the first
+# six steps of one rule:
 
 # %%
 raw = (x - x.min()) / (x.max() - x.min()) * 16
@@ -814,8 +855,10 @@ for name, values in runs.items():
     print(f"{name:18s}", *(f"{value:8.2f}" for value in values))
 
 # %% [markdown]
-# Without the sign the loss rises for ever. With the sign and without $\eta$ the step is right in
-# direction and far too long: the loss leaps up. Small enough steps against the gradient go down.
+# Without the sign the loss rises, and will for ever: as a function of $W$ it is bowl-shaped
+# (convex), so it lies above its tangent, and $L(W + \nabla L) \ge L(W) + \lVert \nabla L \rVert^2$.
+# With the sign and without $\eta$ the step is right in direction and far too long: the loss leaps
+# up. Small enough steps against the gradient go down.
 
 # %% [markdown]
 # (mistake-e3)=
@@ -956,15 +999,15 @@ assert abs(class_sum - losses.cross_entropy(scores, labels_test).item()) < 1e-12
 #
 # :::{exercise} A pull that is capped
 # :label: ex-losses-1
-# The Huber loss is $\tfrac12 e^2$ for $|e| \le 1$ and $|e| - \tfrac12$ beyond, with $e = p - t$.
-# Write the gradient of its mean and check it against `F.huber_loss`. What is the largest pull that
-# one outlier can have?
+# The Huber loss is $\tfrac12 e^2$ for $|e| \le 1$ and $|e| - \tfrac12$ beyond, with
+# $e = \hat y - y$. Write the gradient of its mean and check it against `F.huber_loss`. What is the
+# largest pull that one outlier can have?
 # :::
 #
 # :::{solution} ex-losses-1
 # :class: dropdown
 # The derivative is $e$ inside and $\pm 1$ outside: $e$ clamped to $[-1, 1]$. Divide by the number
-# of entries. No sample pulls with more than $1/(nk)$, however far out it lies. The next cell
+# of entries. No entry pulls with more than $1/(nk)$, however far out it lies. The next cell
 # checks it.
 # :::
 
@@ -972,10 +1015,10 @@ assert abs(class_sum - losses.cross_entropy(scores, labels_test).item()) < 1e-12
 # Solution
 compare(
     "Huber loss",
-    lambda p, t: (p - t).clamp(-1, 1) / p.numel(),
+    lambda y_hat, y: (y_hat - y).clamp(-1, 1) / y.numel(),
     F.huber_loss,
-    3 * P,
-    T,
+    3 * Y_hat,
+    Y,
 )
 
 # %% [markdown]
@@ -1067,8 +1110,8 @@ print(f"largest weight {flat.weight.abs().max():.3f}; loss {reached:.2f}, entrop
 #
 # - A layer is $Z = XW + b$; the loss hands back $\delta = \partial L/\partial Z$, and
 #   $X^\top\delta$, $\sum_i \delta_i$ are the gradients of $W$ and $b$.
-# - Squared error: $2(P - T)/(nk)$. Sigmoid with binary cross-entropy: $(P - Y)/(nk)$. Softmax with
-#   cross-entropy: $(P - Y)/n$. Other pairs keep their factors.
+# - Squared error: $2(\hat Y - Y)/(nk)$. Sigmoid with binary cross-entropy: $(P - Y)/(nk)$.
+#   Softmax with cross-entropy: $(P - Y)/n$. Other pairs keep their factors.
 # - Compute log-softmax and log-sigmoid in one piece from logits, with the maximum taken out.
 # - $\tfrac\lambda2\lVert w\rVert^2$ adds $\lambda w$ to the gradient: under SGD the weights shrink
 #   by $1 - \eta\lambda$ each step; biases are left out.
