@@ -17,7 +17,7 @@ from torch import nn
 
 from companion.backprop import tape
 from companion.backprop.tensor import Tensor, cross_entropy
-from companion.training import Learner, OptimizerFactory
+from companion.learner import Learner, OptimizerFactory
 
 Network = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from companion.backprop import tape_network
 from companion.backprop.primitive import primitive
 from companion.backprop.tape import is_recording
 from companion.backprop.tape_network import (
@@ -201,3 +206,40 @@ def test_an_input_that_a_tape_function_ignores_has_gradient_zero():
 
 def test_cross_entropy_on_the_tape_is_the_default_loss():
     assert TapeClassifier(mlp, mlp_parameters([2, 2])).tape_loss is cross_entropy
+
+
+TWO_PROCESSES = """
+from functools import partial
+
+import torch
+
+from companion.backprop.tape_network import TapeClassifier, mlp, mlp_parameters
+from companion.data.digits import Digits
+from companion.training import fit
+
+if __name__ == "__main__":
+    start = {k: v.double() for k, v in mlp_parameters([64, 16, 10]).items()}
+    runs = []
+    for processes in (1, 2):
+        module = TapeClassifier(mlp, start, optimizer=partial(torch.optim.SGD, lr=0.1))
+        data = Digits(32 // processes, flatten=True, limit=320, dtype=torch.float64)
+        strategy = "auto" if processes == 1 else "ddp_spawn"
+        fit(module, data, devices=processes, strategy=strategy)
+        runs.append(module)
+    for one, two in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
+    assert not torch.equal(runs[1].network.weights["weight1"], start["weight1"])
+    print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients_to_those_of_one(tmp_path):
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    root = Path(tape_network.__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, timeout=280
+    )
+    assert run.stdout.strip().endswith("equal"), run.stderr[-3000:]
