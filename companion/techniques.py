@@ -141,15 +141,15 @@ TECHNIQUES: tuple[Technique, ...] = (
         "backprop/linear_regression",
         ("linear-regression", "linear_regression:least_squares", "function", "E"),
         ("gradient-descent-regression", "linear_regression:gradient_descent", "function", "E"),
-        ("ridge-regression", "linear_regression:ridge", "function", ""),
-        ("feature-standardization", "features:Standardizer", "module", "D"),
+        ("ridge-regression", "linear_regression:ridge", "function", "D"),
+        ("feature-standardization", "features:Standardizer", "module", "E"),
         recipes="regression_recipes",
     ),
     *_page(
         "backprop/linear_regression",
         ("normal-equation", "linear_regression:normal_equation", "function", ""),
         ("one-pass-least-squares", "least_squares:LeastSquares", "lightning-module", ""),
-        ("polynomial-regression", "features:polynomial_features", "function", "D"),
+        ("polynomial-regression", "features:polynomial_features", "function", "E"),
         recipes="regression_recipes",
         devices={
             "tpu-compiled": "torch_xla 2.9 cannot compile torch.linalg.qr: it calls the host's CPU"

@@ -225,6 +225,12 @@ def test_every_chapter_and_every_source_has_topics() -> None:
     assert len(rows) == len(set(rows))
 
 
+def test_every_technique_belongs_to_a_topic_of_the_syllabus() -> None:
+    course = load_course(ROOT)
+    listed = {name for topic in course.topics for name in topic.techniques}
+    assert listed == {technique.name for technique in course.techniques.TECHNIQUES}
+
+
 # --- citations ----------------------------------------------------------------------------------
 
 
