@@ -9,6 +9,7 @@ labels; the book turns it into the text that a screen reader speaks.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def describe(figure: Figure) -> str:
         titles += [axes.get_title(loc=place) for place in ("left", "center", "right")]
         labels = {"x": axes.get_xlabel(), "y": axes.get_ylabel()}
         measures.append(", ".join(f"{axis}: {label}" for axis, label in labels.items() if label))
-    parts = [*titles, *measures]
+    # Formulas are spoken without their TeX signs.
+    parts = [re.sub(r"[${}\\]|mathbf|mathrm", "", part) for part in (*titles, *measures)]
     said = dict.fromkeys(" ".join(part.split()).rstrip(".") for part in parts if part.strip())
     return ". ".join(["Figure", *said]) + "."
 

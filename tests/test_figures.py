@@ -53,6 +53,12 @@ def test_a_figure_is_described_by_its_titles_and_labels() -> None:
     assert describe(figure) == "Figure. Two rates. slow (η = 0.01). fast. x: step, y: loss."
 
 
+def test_formulas_in_titles_lose_their_tex_signs() -> None:
+    figure = Figure()
+    figure.subplots().set_title(r"Up to $2/\ell_{\mathbf{max}}$ and no further")
+    assert describe(figure) == "Figure. Up to 2/ell_max and no further."
+
+
 def test_a_figure_without_words_says_so() -> None:
     figure = Figure()
     figure.subplots()
