@@ -76,8 +76,19 @@ def test_dropout_depends_on_the_seed_and_not_on_the_callers_generator() -> None:
 
 def test_each_epoch_draws_other_numbers() -> None:
     module = Regressor(network(), optimizer=partial(torch.optim.SGD, lr=0.0))
-    result = fit(module, Arrays(pair(8), batch_size=8), epochs=6)
+    in_order = DataLoader(TensorDataset(*pair(8)), batch_size=8)  # so that only dropout differs
+    result = fit(module, in_order, epochs=6)
     assert len(set(result.step_losses)) == 6
+
+
+def test_each_process_draws_other_numbers() -> None:
+    drawn = []
+    for rank in (0, 1):
+        trainer = FakeTrainer()
+        trainer.distributed_sampler_kwargs = {"rank": rank, "num_replicas": 2}
+        Journal(seed=0).on_train_batch_start(trainer, Regressor(network()), None, 0)
+        drawn.append(torch.rand(1))
+    assert drawn[0] != drawn[1]
 
 
 def test_a_run_resumed_after_sigkill_equals_an_undisturbed_one(tmp_path: Path) -> None:
@@ -112,6 +123,16 @@ class Manual(Regressor):
         return loss.detach()
 
 
+class Restless(Regressor):
+    """Draws random numbers before it trains, as a module that measures something might."""
+
+    def __init__(self) -> None:
+        super().__init__(network())
+
+    def on_train_start(self) -> None:
+        torch.rand(3)
+
+
 def loader() -> DataLoader:
     return DataLoader(TensorDataset(*pair(20)), batch_size=8, shuffle=True)
 
@@ -123,6 +144,7 @@ def scheduled(scheduler: Callable[..., Any]) -> Regressor:
 VARIANTS: dict[str, tuple[Callable[[], pl.LightningModule], Callable[[], Any], dict[str, Any]]] = {
     "adamw": (lambda: Regressor(network()), data, {}),
     "manual optimization": (Manual, data, {}),
+    "numbers drawn at the start": (Restless, data, {}),
     "a shuffling DataLoader": (lambda: Regressor(network()), loader, {}),
     "accumulated gradients": (
         lambda: Regressor(network()), data, {"accumulate_grad_batches": 2}
@@ -296,6 +318,8 @@ class FakeTrainer:
     world_size = 1
     is_last_batch = True
     callback_metrics: dict[str, Tensor] = {}
+    distributed_sampler_kwargs: dict[str, int] | None = None
+    current_epoch = 0
     global_step = 0
 
 
