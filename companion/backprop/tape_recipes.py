@@ -34,7 +34,9 @@ def _learnt(result: FitResult) -> None:
 def _loss_at_the_end(result: FitResult, data: Digits):
     """The loss on twenty images as a function of the weights, and the trained weights."""
     x, labels = (part[:20] for part in data.test)
-    trained = {k: v.detach().cpu().double() for k, v in result.module.network.weights.items()}
+    trained = {
+        k: v.detach().to(x.device).double() for k, v in result.module.network.weights.items()
+    }
 
     def loss(*weights):
         return cross_entropy(mlp(x.double(), dict(zip(trained, weights, strict=True))), labels)
