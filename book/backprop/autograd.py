@@ -449,7 +449,7 @@ panels[0].set_title("Newton jumps, descent creeps")
 panels[0].grid(False)
 panels[1].set_title("Seven steps reach rounding error")
 panels[1].set_xlabel("step + 1 (log scale)")
-panels[1].set_ylabel("f (log scale)")
+panels[1].set_ylabel("f (log scale, 0 drawn at 1e−31)")
 panels[1].legend()
 plt.show()
 
