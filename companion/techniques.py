@@ -155,6 +155,15 @@ TECHNIQUES: tuple[Technique, ...] = (
             "tpu-compiled": "torch_xla 2.9 cannot compile torch.linalg.qr: it calls the host's CPU"
         },
     ),
+    *_page(
+        "backprop/keras",
+        ("keras-twin", "keras_twin:mlp_twin", "function", "ADE"),
+        recipes="regression_recipes",
+        devices=dict.fromkeys(
+            ("cuda", "xla-cpu", "tpu-compiled", "tpu"),
+            "it compares two frameworks, so both train on one processor, the CPU",
+        ),
+    ),
 )
 
 

@@ -66,7 +66,7 @@ def load() -> Frameworks:
             f"KERAS_BACKEND={backend}: the twin needs tensorflow, set before Keras is imported"
         )
     try:
-        with _file_descriptor_2_set_aside():
+        with _file_descriptor_2_set_aside(), _files_called_keras_hidden():
             import keras
             import tensorflow as tf
     except ImportError as error:
@@ -97,6 +97,23 @@ def _file_descriptor_2_set_aside() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextmanager
+def _files_called_keras_hidden() -> Iterator[None]:
+    """Leave folders with a ``keras.py`` off the search path: it would be imported as Keras.
+
+    The page ``keras`` of this course has such a file beside it, and a notebook's own folder comes
+    first on the path.
+    """
+    kept = sys.path[:]
+    sys.path[:] = [
+        folder for folder in kept if not os.path.isfile(os.path.join(folder or ".", "keras.py"))
+    ]
+    try:
+        yield
+    finally:
+        sys.path[:] = kept
 
 
 def linear_regression_twin(

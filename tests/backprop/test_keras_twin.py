@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -22,6 +23,7 @@ from companion.backprop.normalization import BatchNorm1d, LayerNorm
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed: companion[tensorflow]")
 
+ROOT = Path(__file__).resolve().parents[2]
 #: Of the framework's rounding, not of the algorithm: float32 keeps 7 digits, float64 16.
 TOLERANCE = {"float32": {"rtol": 1e-5, "atol": 1e-6}, "float64": {"rtol": 1e-10, "atol": 1e-13}}
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -271,15 +273,18 @@ def test_bad_input_is_named(call, message: str):
         call()
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, directory: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter, where TensorFlow has not been imported yet."""
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         check=False,
+        cwd=directory,
     )
 
 
@@ -310,6 +315,21 @@ assert "tensorflow" in sys.modules
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     assert result.stderr == ""
+
+
+def test_a_file_called_keras_in_the_working_directory_is_not_taken_for_keras(tmp_path: Path):
+    (tmp_path / "keras.py").write_text("raise RuntimeError('imported the wrong file')")
+    code = """
+import sys
+sys.path.insert(0, "")
+from companion.backprop import keras_twin
+path = sys.path[:]
+print(keras_twin.load().keras.__version__)
+assert sys.path == path
+"""
+    result = run_python(code, directory=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.split(".")[0]) >= 3
 
 
 def test_another_keras_backend_is_refused():

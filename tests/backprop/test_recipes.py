@@ -52,8 +52,14 @@ def test_module_of_the_target_has_a_test_file(technique: Technique):
     assert ROOT.joinpath("tests", *parts[:-1], f"test_{parts[-1]}.py").exists()
 
 
+def skip_without_tensorflow(technique: Technique) -> None:
+    if "keras_twin" in technique.target:
+        pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+
 @rows
 def test_recipe_trains_and_its_check_passes(technique: Technique):
+    skip_without_tensorflow(technique)
     recipe = load(technique.recipe)()
     result = fit(recipe.module, recipe.data, **recipe.trainer_options)
     recipe.check(result)
@@ -63,6 +69,7 @@ def test_recipe_trains_and_its_check_passes(technique: Technique):
 def test_check_fails_where_the_technique_did_not_do_its_work(technique: Technique):
     if technique.name in HOLDS_AFTER_ONE_STEP:
         pytest.skip(HOLDS_AFTER_ONE_STEP[technique.name])
+    skip_without_tensorflow(technique)
     recipe = load(technique.recipe)()
     result = fit(recipe.module, recipe.data, **(dict(recipe.trainer_options) | {"max_steps": 1}))
     result = replace(result, step_losses=result.step_losses * 10)
