@@ -72,6 +72,7 @@ def test_a_pass_under_inference_mode_works():
     with torch.inference_mode():
         layer(torch.ones(4, 3))
         layer.backward(torch.ones(4, 2))
+    assert_close(layer.weight.grad, torch.full((2, 3), 4.0))
 
 
 def test_a_layer_that_keeps_something_can_be_copied_and_pickled():
@@ -100,7 +101,7 @@ def test_a_bfloat16_forward_leaves_float32_gradients():
         y = layer(torch.ones(4, 3))
         assert y.dtype == torch.bfloat16
         layer.backward(torch.ones_like(y))
-    assert layer.weight.grad.dtype == torch.float32
+    assert_close(layer.weight.grad, torch.full((2, 3), 4.0))  # its dtype is compared too
 
 
 def test_kept_bytes_counts_each_piece_once_and_no_parameter():

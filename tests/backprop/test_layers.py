@@ -143,6 +143,14 @@ def test_the_same_seed_gives_the_weights_of_torch():
     assert_close(ours.bias, theirs.bias)
 
 
+def test_the_same_seed_gives_the_dropout_mask_of_torch():
+    x = normal((5, 6), 0)
+    torch.manual_seed(3)
+    expected = nn.Dropout(0.3)(x)
+    torch.manual_seed(3)
+    assert_close(Dropout(0.3)(x), expected, **TIGHT)
+
+
 def test_state_dicts_go_both_ways():
     ours = Sequential(Linear(4, 3), ReLU(), Linear(3, 2))
     theirs = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
