@@ -112,7 +112,7 @@ class ReLU(Layer):
 
     @staticmethod
     def vjp(grad_output: Tensor, y: Tensor) -> tuple[Tensor]:
-        # y >= 0, so its sign is the mask [y > 0] in y's own dtype: five times as fast as (y > 0).
+        # y >= 0, so its sign is the mask [y > 0] in y's own dtype: no detour through booleans.
         return (grad_output * y.sign(),)
 
 
