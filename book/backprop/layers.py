@@ -14,6 +14,7 @@
 
 # %%
 import time
+from statistics import median
 
 import matplotlib.pyplot as plt
 import torch
@@ -26,12 +27,13 @@ from companion.data.digits import Digits
 from companion.figures import COLORS, LINESTYLES, MARKERS, use_course_style
 
 use_course_style()
-torch.set_num_threads(1)  # a second thread costs more than it brings on tensors this small
+torch.set_num_threads(1)  # the timings below compare arithmetic, not threads
 digits = Digits(flatten=True, dtype=torch.float64)
 digits.setup()
 x, labels = (part[:64] for part in digits.train)
 
 
+# %%
 @torch.no_grad()
 def by_nudging(network, h=1e-5):
     gradients = []
@@ -51,22 +53,26 @@ def by_nudging(network, h=1e-5):
 @torch.no_grad()
 def by_backward_pass(network):
     network.zero_grad()
-    delta = losses.cross_entropy_backward(network(x), labels)
-    network.backward(delta)
+    delta = losses.cross_entropy_backward(network(x), labels)  # the last page's ∂L/∂logits
+    network.backward(delta)  # what this page is about
     return [parameter.grad for parameter in network.parameters()]
 
 
+# %%
 sizes, seconds = [], {by_nudging: [], by_backward_pass: []}
 for width in (4, 16, 64):
     torch.manual_seed(0)
     network = Sequential(Linear(64, width), Tanh(), Linear(width, 10)).double()
     sizes.append(sum(parameter.numel() for parameter in network.parameters()))
     results = []
-    by_backward_pass(network)  # the first call of anything is slow
-    for method in (by_backward_pass, by_nudging):
-        start = time.perf_counter()
-        results.append(method(network))
-        seconds[method].append(time.perf_counter() - start)
+    for method, repeats in ((by_backward_pass, 21), (by_nudging, 1)):
+        times = []
+        for _ in range(repeats):
+            start = time.process_time()  # other programs on this machine do not count
+            gradients = method(network)
+            times.append(time.process_time() - start)
+        results.append(gradients)
+        seconds[method].append(median(times))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 print("weights:", sizes, "- the same gradients, to six digits")
@@ -84,17 +90,18 @@ for method, label, color, style, marker in zip(
 plt.xscale("log")
 plt.yscale("log")
 ratio = seconds[by_nudging][-1] / seconds[by_backward_pass][-1]
-plt.title(f"{sizes[-1]:,} weights: the same gradient {round(ratio, -2):,.0f} times faster")
+plt.title(f"{sizes[-1]:,} weights: the same gradient {float(f'{ratio:.1g}'):,.0f} times faster")
 plt.xticks(sizes, [f"{size:,}" for size in sizes])
 plt.minorticks_off()
 plt.xlabel("weights in the network")
-plt.ylabel("time for the whole gradient (s)")
+plt.ylabel("processor time for the gradient (s)")
 plt.legend()
 plt.show()
 
 # %% [markdown]
 # Nudging takes two forward passes *for each weight*. The backward pass takes about two forward
-# passes *altogether*. That factor, the number of weights, is why networks can be trained at all.
+# passes *altogether*, for a reason that you will see in a moment. The factor between them grows as
+# the number of weights does, and it is why networks can be trained at all.
 # This page derives it layer by layer, checks every formula against an independent number, and ends
 # with a network that learns Fashion-MNIST on hand-written gradients alone.
 
@@ -157,7 +164,9 @@ for axes, J, (title, ticks), symbol in zip(panels, (J_X, J_W), columns.items(), 
     axes.set_xticks(range(6), ticks)
     axes.set_yticks(range(4), names)
     axes.set_title(title, fontsize=11)
+    axes.set_xlabel(f"derivative by this entry of {'X' if symbol == 'w' else 'W'}", fontsize=11)
     axes.grid(False)
+panels[0].set_ylabel("of this entry of Y", fontsize=11)
 plt.show()
 
 # %% [markdown]
@@ -168,12 +177,12 @@ plt.show()
 # :::{admonition} Predict first
 # :class: predict
 # The first layer of the network at the end of this page has $d_\text{in} = 784$,
-# $d_\text{out} = 256$ and sees $n = 128$ samples at a time. How many bytes does its $\partial Y /
+# $d_\text{out} = 256$ and sees $n = 256$ samples at a time. How many bytes does its $\partial Y /
 # \partial W$ need in float32: kilobytes, megabytes, gigabytes? Which share of it is not 0?
 # :::
 
 # %%
-n_real, in_real, out_real = 128, 784, 256
+n_real, in_real, out_real = 256, 784, 256
 entries = (n_real * out_real) * (in_real * out_real)
 print(f"the Jacobian dY/dW : {entries:,} numbers, {4 * entries / 1e9:.1f} GB")
 print(f"of these not 0     : 1 in {out_real}")
@@ -205,7 +214,7 @@ print(f"what we want, dL/dW: {in_real * out_real:,} numbers, {4 * in_real * out_
 # backward pass is two of the same size: there are the "two forward passes" of this page's opening.
 #
 # First the naive version, one sample at a time:
-# each adds the outer product of its input and its error. Then all at once.
+# each adds the outer product of its input and its $\delta$. Then all at once.
 
 
 # %%
@@ -222,8 +231,14 @@ def linear_backward(delta, X, W):
     return delta @ W.T, X.T @ delta, delta.sum(0)
 
 
+# %% [markdown]
+# `check` sends a random $\delta$ through a backward pass and through autograd. It will try every
+# formula of this page.
+
+
+# %%
 def check(name, function, backward, *inputs):
-    """Compare a backward pass with autograd's, for a random error that arrives from above."""
+    """Compare a backward pass with autograd's, for a random delta that arrives from above."""
     leaves = [value.clone().requires_grad_() for value in inputs]
     output = function(*leaves)
     delta = torch.randn(output.shape, generator=generator).to(output.dtype)
@@ -233,6 +248,7 @@ def check(name, function, backward, *inputs):
     print(f"{name:12s} agrees with autograd")
 
 
+# %%
 X = torch.randn(8, 5, generator=generator).double()
 W = torch.randn(5, 3, generator=generator).double()
 b = torch.randn(3, generator=generator).double()
@@ -249,11 +265,11 @@ big_delta = torch.randn(n_real, out_real)
 times = {linear_backward_naive: [], linear_backward: []}
 for _ in range(7):
     for function, measured in times.items():
-        start = time.perf_counter()
+        start = time.process_time()
         function(big_delta, big_X, big_W)
-        measured.append(time.perf_counter() - start)
+        measured.append(time.process_time() - start)
 ratio = min(times[linear_backward_naive]) / min(times[linear_backward])
-print(f"784 -> 256, 128 samples: the loop takes {ratio:.0f} times as long as the products")
+print(f"{n_real} samples: the loop takes {ratio:.0f} times as long as the products")
 
 # %% [markdown]
 # The library keeps $W$ transposed, $(d_\text{out}, d_\text{in})$, as `torch.nn.Linear` does. There
@@ -277,8 +293,8 @@ print(f"784 -> 256, 128 samples: the loop takes {ratio:.0f} times as long as the
 #
 # $\Phi$ is the distribution function of the standard normal and $\varphi(x) =
 # e^{-x^2/2}/\sqrt{2\pi}$ its derivative, so the GELU's slope is the product rule. The first three
-# slopes can be had from the *output*. That is worth knowing: the output is the next layer's input
-# and is kept anyway.
+# slopes can be had from the *output*. That is worth knowing: if a linear layer comes next, the
+# output is its input, which it keeps anyway.
 #
 # At its kink the ReLU has no derivative. Any value between 0 and 1 would do; the libraries take 0.
 
@@ -322,8 +338,10 @@ plt.show()
 # $$v^\top\bigl(\operatorname{diag}(p) - p\,p^\top\bigr)
 #   = p \odot \bigl(v - \langle v, p \rangle\bigr).$$
 #
-# Behind it stands the logarithm of the cross-entropy with $v = -y/(np)$, and the two together
-# collapse to $\delta = (P - Y)/n$. Take the short form: the long one divides by probabilities.
+# ($\langle v, p\rangle = \sum_k v_k p_k$.) After the softmax comes the cross-entropy
+# $-\tfrac1n \sum_k y_k \log p_k$, $y$ being the one-hot label of the row; what it sends back is
+# $v = -y/(np)$. Put in, with $\sum_k y_k = 1$, the two collapse to $(p - y)/n$, and for all rows at
+# once to $\delta = (P - Y)/n$. Take this short form: the long one divides by probabilities.
 
 # %%
 Z = torch.randn(8, 4, generator=generator).double()
@@ -340,8 +358,8 @@ print("two steps or one: the same delta")
 # %% [markdown]
 # ## A network of nothing but matrix products
 #
-# Two linear layers, a ReLU between them, softmax and cross-entropy on top. Here are all of its
-# numbers and their shapes, on the way there and back.
+# Two linear layers, a ReLU between them, softmax ($P$) and cross-entropy ($L$) on top. Here are all
+# of its numbers and their shapes, on the way there and back.
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(7.6, 3.7))
@@ -353,20 +371,20 @@ nodes = [
     ("$Z_1 = XW_1 + b_1$", "(n, 32)", r"$\delta_1 = \partial L/\partial Z_1$"),
     ("$A_1 = \\max(Z_1, 0)$", "(n, 32)", r"$\partial L/\partial A_1$"),
     ("$Z_2 = A_1W_2 + b_2$", "(n, 10)", r"$\delta_2 = (P - Y)/n$"),
-    ("$L$", "()", "1"),
+    ("$P$,  $L$", "(n, 10), ()", "1"),
 ]
 places = [0, 1.9, 4.1, 6.3, 8.3]
 for place, (name, shape, back) in zip(places, nodes, strict=True):
-    wide = 0.95 if "=" in name else 0.5
+    wide = 0.95 if "=" in name else 0.5 if name == "$X$" else 0.65
     axes.add_patch(
         plt.Rectangle((place - wide, -0.35), 2 * wide, 0.95, facecolor="#eef3f8", edgecolor="black")
     )
-    axes.text(place, 0.28, name, ha="center", va="center", fontsize=9.5)
-    axes.text(place, -0.1, shape, ha="center", va="center", fontsize=9, color="#333333")
+    axes.text(place, 0.28, name, ha="center", va="center", fontsize=11)
+    axes.text(place, -0.1, shape, ha="center", va="center", fontsize=10.5, color="#333333")
     if back:
-        axes.text(place, -1.15, back, ha="center", va="center", fontsize=9.5, color=COLORS[2])
+        axes.text(place, -1.15, back, ha="center", va="center", fontsize=11, color=COLORS[2])
 for left, right, (gap_left, gap_right) in zip(
-    places, places[1:], ((0.5, 0.95), (0.95, 0.95), (0.95, 0.95), (0.95, 0.5)), strict=False
+    places, places[1:], ((0.5, 0.95), (0.95, 0.95), (0.95, 0.95), (0.95, 0.65)), strict=False
 ):
     style = {"arrowstyle": "-|>", "linewidth": 1.6}
     axes.annotate("", (right - gap_right, 0.12), (left + gap_left, 0.12), arrowprops=style)
@@ -378,11 +396,11 @@ for place, weight, shapes, gradient in (
     (1.9, "$W_1, b_1$", "(64, 32), (32,)", r"$X^\top\delta_1$, sum of $\delta_1$"),
     (6.3, "$W_2, b_2$", "(32, 10), (10,)", r"$A_1^\top\delta_2$, sum of $\delta_2$"),
 ):
-    axes.text(place, 2.15, weight, ha="center", fontsize=9.5)
-    axes.text(place, 1.75, shapes, ha="center", fontsize=9, color="#333333")
+    axes.text(place, 2.15, weight, ha="center", fontsize=11)
+    axes.text(place, 1.75, shapes, ha="center", fontsize=10.5, color="#333333")
     axes.annotate("", (place, 0.6), (place, 1.65), arrowprops={"arrowstyle": "-|>"})
     axes.annotate("", (place, -1.95), (place, -1.4), arrowprops=back_style)
-    axes.text(place, -2.3, gradient, ha="center", fontsize=9.5, color=COLORS[2])
+    axes.text(place, -2.3, gradient, ha="center", fontsize=11, color=COLORS[2])
 axes.set_title("Forward (solid) keeps X, A₁ and P; backward (dashed) uses them in reverse")
 plt.show()
 
@@ -394,6 +412,7 @@ plt.show()
 x, labels = digits.train
 x_test, labels_test = digits.test
 generator = torch.Generator().manual_seed(0)
+# The size of the first weights is a subject of its own: "How far the gradient comes", below.
 W1 = torch.randn(64, 32, generator=generator).double() * (2 / 64) ** 0.5
 W2 = torch.randn(32, 10, generator=generator).double() * (2 / 32) ** 0.5
 b1, b2 = torch.zeros(32).double(), torch.zeros(10).double()
@@ -416,7 +435,7 @@ def backward(X, Y, A1, P):
 
 
 # %% [markdown]
-# Before it may learn, it is checked. Then it learns, with the five steps of the last page.
+# Before it may learn, it is checked. Then it learns, batch by batch, as on the last page.
 
 # %%
 leaves = [value.clone().requires_grad_() for value in (W1, b1, W2, b2)]
@@ -446,7 +465,8 @@ print(f"a two-layer network without autograd: {accuracy:.1%} of the test digits 
 #
 # **Batch normalisation** {cite:p}`ioffe2015batch` gives each feature mean 0 and variance 1 over the
 # batch, then lets the network choose scale $\gamma$ and shift $\beta$. For one feature with the
-# values $x_1 \dots x_n$:
+# values $x_1 \dots x_n$ (from here on $v$ is their variance; the small $\varepsilon$ guards against
+# a division by 0):
 #
 # $$\mu = \frac1n\sum_i x_i, \quad v = \frac1n\sum_i (x_i - \mu)^2, \quad
 # s = \frac{1}{\sqrt{v + \varepsilon}}, \quad \hat x_i = (x_i - \mu)\,s, \quad
@@ -462,6 +482,7 @@ print(f"a two-layer network without autograd: {accuracy:.1%} of the test digits 
 # \frac{\partial s}{\partial v} = -\tfrac12\, s^3 .$$
 #
 # (In the second one the derivative of $\mu$ drops out, as $\sum_i (x_i - \mu) = 0$.) Put together,
+# with $\mathbb 1_{ij}$ for 1 if $i = j$ and 0 otherwise,
 #
 # $$\frac{\partial \hat x_i}{\partial x_j}
 # = s\,\Bigl(\mathbb 1_{ij} - \frac1n\Bigr) - (x_i - \mu)\,\frac{s^3}{n}\,(x_j - \mu)
@@ -474,6 +495,8 @@ print(f"a two-layer network without autograd: {accuracy:.1%} of the test digits 
 #
 # **Layer normalisation** {cite:p}`ba2016layer` is the same formula over the other axis: the
 # features of one sample. It needs no batch, and it does in evaluation what it does in training.
+# Its $\gamma$ and $\beta$ still belong to the features, so *their* gradients are sums over the
+# batch in both.
 
 # %% tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.7))
@@ -547,19 +570,22 @@ x_hat, s = normalize(X, 0)
 for seed in range(3):
     anything = torch.randn(X.shape, generator=torch.Generator().manual_seed(seed)).double()
     total = normalize_backward(anything, x_hat, s, 0).sum(0)
-    print("largest sum over the batch is 0 to 14 digits:", bool(total.abs().max() < 1e-14))
+    print("every feature's sum over the batch is 0 to 12 digits:", bool(total.abs().max() < 1e-12))
 
 # %% [markdown]
 # Always 0. Shift all samples together and the outputs do not move, so the gradient has no part in
-# that direction; the second term took it out. (The third term takes out stretching.) The bias
+# that direction; the second term took it out. (The third takes out stretching.) The bias
 # before a batch normalisation is exactly such a shift: its gradient is 0, and it may be left out.
 #
 # ### Training is not evaluation
 #
 # A single image has no batch to be normalised by. Batch normalisation keeps running averages of
 # $\mu$ and $v$ while it trains, and uses them in evaluation, where they are constants: the gradient
-# has only its first term. One detail decides whether weights can be exchanged with PyTorch. The
-# batch is divided by the *biased* variance $v$ (with $1/n$), but the running average takes the
+# has only its first term. The averages start at 0 and 1, and each batch moves them a tenth of the
+# way: 0.9 of the old and 0.1 of the new.
+#
+# One detail decides whether a trained network gives the same answers here and in PyTorch. The batch
+# is normalised with its *biased* variance $v$ (with $1/n$), but the running average takes the
 # *unbiased* one, $v\,n/(n-1)$.
 
 # %%
@@ -581,8 +607,9 @@ print(
 # %% [markdown]
 # ## How far the gradient comes
 #
-# Thirty layers of width 128, random weights drawn so that the signal keeps its size, and a random
-# error at the top.
+# Thirty layers of width 128 and a random $\delta$ at the top. The weights are random with spread
+# $1/\sqrt{128}$, so that a product with them keeps the size of a signal; for the ReLU, which drops
+# half of it, they are $\sqrt2$ larger.
 #
 # :::{admonition} Predict first
 # :class: predict
@@ -633,23 +660,24 @@ plt.yscale("log")
 plt.xlabel("layer (1 = at the input)")
 plt.ylabel("size of the gradient, relative to layer 30")
 exponent = round(torch.log10(flows["sigmoid"][0]).item())
-plt.title(f"Through 30 sigmoids one part in 10$^{{{-exponent}}}$ of the gradient is left")
+plt.title(f"Sigmoids: one part in 10$^{{{-exponent}}}$ of the gradient reaches layer 1")
 plt.legend()
 plt.show()
 
 # %% [markdown]
-# The sigmoid's slope is at most $\tfrac14$ and its outputs are all positive. Layer upon layer the
-# factors multiply: the gradient *vanishes*, and the first layers learn nothing. With ReLUs half of
-# the paths pass at full size, and weights $\sqrt2$ larger make up for the other half. Batch
-# normalisation before each sigmoid divides by a small standard deviation on the way back, which
-# makes up for most of the slope. Chapter 4 returns to this with initialisation.
+# The sigmoid's slope is at most $\tfrac14$, and layer upon layer the factors multiply: the gradient
+# *vanishes*, and gradient descent hardly moves the first layers. With ReLUs half of the paths pass
+# at full size, and weights $\sqrt2$ larger make up for the other half. Batch normalisation before
+# each sigmoid divides by a small standard deviation on the way back (the outputs of the sigmoid
+# below vary little), which makes up for the slope. Chapter 4 returns to this with initialisation.
 
 # %% [markdown]
 # ## Dropout and embedding
 #
 # **Dropout** {cite:p}`srivastava2014dropout` sets each number to 0 with probability $p$ in training
 # and scales the others by $1/(1-p)$, so that the mean stays what it was and evaluation needs no
-# correction ("inverted" dropout, section 10 of the paper). With the mask $m$ of zeros and ones,
+# correction ("inverted" dropout, section 10 of the paper, whose $p$ is the probability to *keep*).
+# With the mask $m$ of zeros and ones,
 #
 # $$y = x \odot \frac{m}{1-p} \quad\Longrightarrow\quad
 # \frac{\partial L}{\partial x} = \delta \odot \frac{m}{1-p}:$$
@@ -682,8 +710,8 @@ assert torch.equal(added, by_one_hot)
 
 # %% [markdown]
 # The `+=` reads all rows first and writes them afterwards, so two of the three additions are lost.
-# A language model repeats its common words thousands of times a batch; it would learn them as if
-# they were rare.
+# In a language model the most common words would learn from one of their many uses in a batch, as
+# if they were rare.
 
 # %% [markdown]
 # ## The same as modules
@@ -701,8 +729,8 @@ for function in (Linear.compute, Linear.vjp, GELU.compute, GELU.vjp):
     print(inspect.getsource(function))
 
 # %% [markdown]
-# And here are all of them beside `torch.nn`, from the same `state_dict`: output, gradient of the
-# input, gradient of the parameters.
+# And here are all of them beside `torch.nn`, from the same `state_dict` (and, for dropout, the same
+# random numbers): output, gradient of the input, gradient of the parameters.
 
 # %%
 pairs = [
@@ -713,7 +741,7 @@ pairs = [
     (GELU(), nn.GELU()),
     (LayerNorm(6), nn.LayerNorm(6)),
     (BatchNorm1d(6), nn.BatchNorm1d(6)),
-    (Dropout(0.0), nn.Dropout(0.0)),
+    (Dropout(0.3), nn.Dropout(0.3)),
     (Embedding(7, 3), nn.Embedding(7, 3)),
 ]
 for ours, theirs in pairs:
@@ -723,9 +751,11 @@ for ours, theirs in pairs:
     tokens = torch.tensor([[1, 6, 1], [0, 1, 3]])
     value = tokens if kind == "Embedding" else torch.randn(5, 6, generator=generator).double()
     leaf = value.clone().requires_grad_(kind != "Embedding")
+    torch.manual_seed(0)  # dropout draws its mask from here
     expected = theirs(leaf)
     delta = torch.randn(expected.shape, generator=generator).double()
     expected.backward(delta)
+    torch.manual_seed(0)
     torch.testing.assert_close(ours(value), expected, rtol=1e-10, atol=1e-12)
     grad_input = ours.backward(delta)
     if grad_input is not None:
@@ -756,7 +786,8 @@ for layer in (LayerNorm, BatchNorm1d):
 # ## Where the memory goes
 #
 # The backward pass uses numbers of the forward pass, so these must be kept until it comes by. Here
-# is the network that you will train in a moment, after one forward pass of 128 samples.
+# is the network that you will train in a moment, after one forward pass of a batch. Its linear
+# layers have no bias where a batch normalisation would take it out again.
 
 # %%
 from companion.backprop.base import kept_bytes, kept_tensors
@@ -765,10 +796,10 @@ from companion.backprop.base import kept_bytes, kept_tensors
 def build_network():
     torch.manual_seed(0)
     return Sequential(
-        Linear(784, 256),
+        Linear(784, 256, bias=False),
         BatchNorm1d(256),
         ReLU(),
-        Linear(256, 128),
+        Linear(256, 128, bias=False),
         BatchNorm1d(128),
         ReLU(),
         Linear(128, 10),
@@ -777,7 +808,9 @@ def build_network():
 
 network = build_network()
 with torch.no_grad():
-    network(torch.randn(128, 784))
+    network(torch.randn(n_real, in_real))
+
+# %%
 parameter_bytes = sum(4 * parameter.numel() for parameter in network.parameters())
 seen = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
 print("layer          keeps                                      new bytes")
@@ -788,19 +821,19 @@ for layer in network:
     size = sum(t.untyped_storage().nbytes() for t in kept)
     print(f"{type(layer).__name__:14s} {what:38s} {size:13,}")
 total = kept_bytes(network)
-print(f"kept for 128 samples: {total:,} bytes; parameters: {parameter_bytes:,} bytes")
-even = parameter_bytes / (total / 128)
+print(f"kept for {n_real} samples: {total:,} bytes; parameters: {parameter_bytes:,} bytes")
+even = parameter_bytes / (total / n_real)
 print(f"from {even:.0f} samples a batch on, activations outweigh parameters")
 
 # %% [markdown]
 # Parameters cost the same for any batch; what is kept grows with it. That is the memory that
 # activation checkpointing, mixed precision and pipeline parallelism of later chapters fight over.
-# A ReLU behind a linear layer costs nothing extra here: it keeps its output, which the next layer
-# keeps as its input. `backward` lets go of each piece as it passes, so a second call has nothing
-# to work with:
+# The linear layer after a ReLU adds nothing: the ReLU keeps its output, and that is the linear
+# layer's input. `backward` lets go of each piece as it passes, so a second call has nothing to work
+# with:
 
 # %% tags=["raises-exception"]
-delta = torch.randn(128, 10)
+delta = torch.randn(n_real, 10)
 network.backward(delta)
 assert kept_bytes(network) == 0
 network.backward(delta)
@@ -808,8 +841,7 @@ network.backward(delta)
 # %% [markdown]
 # ## A network that learns with gradients of your own
 #
-# `ManualBackprop` puts these layers under Lightning. Its training step is the chapter so far, in a
-# dozen lines:
+# `ManualBackprop` puts these layers under Lightning. Its training step is the chapter so far:
 
 # %%
 from companion.backprop.manual import ManualBackprop
@@ -817,6 +849,7 @@ from companion.backprop.manual import ManualBackprop
 print(inspect.getsource(ManualBackprop.training_step))
 
 # %% [markdown]
+# The lines around `optimizer.step()` serve several processes, the schedule and the log.
 # `automatic_optimization = False` tells the Trainer to keep its hands off the gradients, and
 # `torch.no_grad()` switches autograd off. No graph is recorded, no `loss.backward()` is called.
 # `input_gradient=False` spares the product $\delta W^\top$ of the first layer: nobody wants the
@@ -883,7 +916,7 @@ plt.plot(range(10, 10 + len(smooth)), smooth, color=COLORS[0], linestyle="-", la
 steps_per_epoch = len(result.step_losses) // epochs
 validation = [epoch["val_loss"] for epoch in result.history]
 places = [steps_per_epoch * (epoch + 1) for epoch in range(epochs)]
-plt.plot(places, validation, "s", color=COLORS[2], label="validation, after each epoch")
+plt.plot(places, validation, "s", color=COLORS[2], label="validation (accuracy in %)")
 for place, loss, epoch in zip(places, validation, result.history, strict=True):
     text = f"{epoch['val_accuracy']:.1%}"
     plt.annotate(text, (place, loss), (0, 16), textcoords="offset points", ha="center", fontsize=9)
@@ -898,7 +931,7 @@ plt.show()
 # %% [markdown]
 # What the first layer has learnt can be looked at, since each of its 256 neurons weighs the pixels
 # of an image. A weight counts for as much as its pixel varies, so here is weight times spread of
-# the pixel, for the neurons that react most.
+# the pixel, for the sixteen neurons where that is largest.
 
 # %% tags=["hide-input"]
 sway = (network[0].weight.detach() * fashion.train[0].std(0)).reshape(-1, 28, 28)
@@ -909,7 +942,7 @@ for neuron, axes in zip(strongest, panels.flat, strict=True):
     axes.imshow(sway[neuron], vmin=-limit, vmax=limit)
     axes.set_axis_off()
 figure.suptitle(
-    "First-layer neurons look for outlines (bright: votes for, dark: against)",
+    "First-layer neurons look for outlines (bright: raises the neuron, dark: lowers it)",
     fontsize=11,
     fontweight="bold",
 )
@@ -925,7 +958,7 @@ network = Sequential(Linear(784, 256), ReLU(), Linear(256, 128), ReLU(), Linear(
 twin = nn.Sequential(
     nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
 )
-batch, classes = torch.randn(128, 784), torch.randint(10, (128,))
+batch, classes = torch.randn(n_real, in_real), torch.randint(10, (n_real,))
 
 
 @torch.no_grad()
@@ -945,16 +978,15 @@ for _ in range(9):
     times = []
     for function in (gradients_by_hand, gradients_by_autograd):
         function()
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(10):
             function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     ratios.append(times[0] / times[1])
-median = sorted(ratios)[len(ratios) // 2]
-print(f"time by hand / time by autograd: {median:.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+print(f"time by hand / by autograd: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 # %% [markdown]
-# The matrix products are the same ones, and they take nearly all of the time.
+# The matrix products are the same ones; only the bookkeeping around them differs.
 #
 # Devices come in through `fit` alone: nothing in the layers or in `ManualBackprop` names one.
 #
@@ -989,7 +1021,7 @@ print(f"time by hand / time by autograd: {median:.2f}  ({min(ratios):.2f} to {ma
 # builds Jacobians as diagonal matrices over the batch, whose shapes cannot meet the next factor.
 # :::
 #
-# Such code is printed more often than run. Here is a function in that manner, for a sigmoid layer:
+# Here is a function in that manner, for a sigmoid layer:
 
 
 # %%
@@ -1013,8 +1045,10 @@ A = forward_of_a_tutorial(X, W, torch.zeros(2).double())
 backward_of_a_tutorial(X, W, A, Y)
 
 # %% [markdown]
-# Suppose the missing variable is handed over. Next comes the Jacobian, put together with `diagflat`
-# over the whole batch: 8 outputs in all, hence 8 × 8. The factor before it is $(4, 3)$.
+# (In a notebook it may be worse. A global left over under that name lets the function run, on the
+# numbers of another batch.) Suppose the missing variable is handed over. Next comes the Jacobian,
+# put together with `diagflat` over the whole batch: 8 outputs in all, hence 8 × 8. The factor
+# before it is $(4, 3)$.
 
 # %% tags=["raises-exception"]
 pre_activation = X @ W
@@ -1043,6 +1077,7 @@ def backward_with_what_was_kept(grad_A, kept):
 
 zero = torch.zeros(2).double()
 A, kept = forward_that_keeps(X, W, zero)
+# The loss is half the squared error, summed over outputs, mean over samples: ∂L/∂A = (A - Y)/n.
 gradients = backward_with_what_was_kept((A - Y) / len(X), kept)
 for name, value, gradient in zip(("X", "W", "b"), (X, W, zero), gradients, strict=True):
     assert gradient.shape == value.shape
