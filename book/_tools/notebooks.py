@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,7 @@ def execute(source: Path) -> float:
     from nbclient import NotebookClient
 
     notebook = read_source(source)
+    os.environ.pop("MPLBACKEND", None)  # the kernel's own backend puts figures into the outputs
     client = NotebookClient(
         notebook,
         timeout=300,
