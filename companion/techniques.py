@@ -157,7 +157,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     ),
     *_page(
         "backprop/keras",
-        ("keras-twin", "keras_twin:mlp_twin", "function", "ADE"),
+        ("keras-twin", "keras_twin:mlp_twin", "function", "DE"),
         recipes="regression_recipes",
         devices=dict.fromkeys(
             ("cuda", "xla-cpu", "tpu-compiled", "tpu"),
