@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -167,20 +166,8 @@ class Learner(pl.LightningModule):
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         means = dict(zip(totals, sums / sums[list(totals).index("samples")], strict=True))
         del means["samples"]
-        with _default_dtype(like.dtype):
-            for name, value in (means | self.derive(means)).items():
-                self.log(f"{stage}_{name}", value, sync_dist=True)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make `dtype` the default: ``log`` keeps a metric in that precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+        for name, value in (means | self.derive(means)).items():
+            self.log(f"{stage}_{name}", value, sync_dist=True)
 
 
 def _can_fuse(parameters: list[nn.Parameter], precision: str) -> bool:

@@ -313,7 +313,8 @@ class Careless(Regressor):
         return super().training_step(batch, batch_idx)
 
 
-def test_the_callers_global_states_are_restored() -> None:
+def test_the_callers_global_states_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     module = Careless(nn.Linear(3, 1, dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
