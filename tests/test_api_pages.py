@@ -115,7 +115,7 @@ def test_only_what_all_names_is_shown_where_it_exists(tmp_path: Path) -> None:
 def test_constants_and_type_aliases_are_shown(tmp_path: Path) -> None:
     text = page(tmp_path, a='"""A."""\nSIZE: int = 3\nPair = tuple[int, int]\nsmall = 1\n')
     assert "{py:data} SIZE\n:module: companion.backprop.a\n:type: int\n:value: 3" in text
-    assert "{py:data} Pair\n:module: companion.backprop.a\n:value: tuple[int, int]" in text
+    assert "{py:data} Pair\n:module: companion.backprop.a\n:value: 'tuple[int, int]'" in text
     assert "small" not in text
 
 
@@ -177,6 +177,7 @@ def test_every_public_module_of_the_package_is_on_a_page() -> None:
         ("-----", "\\-----"),
         ("+ more", "\\+ more"),
         ("- an item", "- an item"),
+        ("the course *Compute for All*, and *args", "the course *Compute for All*, and \\*args"),
         ("like this::", "like this:"),
         ("text\n\n    code = a_b * c\n\n    more\n\ntext_", None),
     ],
@@ -190,6 +191,11 @@ def test_formulas_survive_markdown(text: str, shown: str | None) -> None:
 def test_an_entry_list_that_is_none_stays_prose() -> None:
     text = docstrings.markdown("Do.\n\nReturns:\n    the loss: a scalar\n\nAfterwards.")
     assert text == "Do.\n\n**Returns**\n\nthe loss: a scalar\n\nAfterwards.\n"
+
+
+def test_quotes_of_a_value_survive() -> None:
+    shown = api.fence("py:data", "LAST", "", {"value": "'last.ckpt'"})
+    assert ":value: '''last.ckpt'''\n" in shown
 
 
 def test_a_fence_is_longer_than_any_inside() -> None:

@@ -52,6 +52,7 @@ def course(*, techniques=None, runs=(), topics=(), mistakes=(), costs=None) -> C
         topics=tuple(topics),
         runs=tuple(runs),
         costs=costs or {},
+        order=("book/index", "book/backprop/index", "book/backprop/losses", "book/backprop/layers"),
     )
 
 
@@ -178,8 +179,8 @@ def test_the_techniques_page_links_index_page_and_recipe(checkout: Path) -> None
     assert rows(text)[0] == [
         "[tape](#technique-tape)",
         "module",
-        "`companion.backprop.tape.Tape`",
-        "{doc}`/book/backprop/autograd`",
+        "`companion.backprop.tape`<br>`Tape`",
+        "{doc}`autograd </book/backprop/autograd>`",
         "A, B",
     ]
     assert "(technique-tape)=\n### tape\n" in text
@@ -265,7 +266,7 @@ def test_the_source_map_links_pages_and_techniques_and_counts_topics() -> None:
     built = course(topics=[topic(), topic(chapter=7, topic="Pruning", page=None, techniques=())])
     text = syllabus.source_map_page(built, {"book/backprop/losses"})
     assert "1 of 2 topics are in the book so far." in text
-    link = ["Forward pass", "A", "{doc}`/book/backprop/losses`", "[tape](#technique-tape)"]
+    link = ["Forward pass", "A", "{doc}`losses </book/backprop/losses>`", "[tape](#technique-tape)"]
     assert link in rows(text)
     assert ["Pruning", "A", "to come", ""] in rows(text)
 
@@ -277,13 +278,13 @@ def test_a_topic_on_a_written_page_cannot_name_an_unknown_technique() -> None:
         syllabus.source_map_page(built, {"book/backprop/losses"})
 
 
-def test_page_costs_show_what_was_measured_and_say_what_was_not() -> None:
+def test_page_costs_stand_in_the_book_s_order_and_say_what_was_not_measured() -> None:
     costs = {"book/backprop/losses": {"seconds": 12.34, "peak_mb": 1450.2}}
     pages = {"book/backprop/losses", "book/backprop/layers", "book/backprop/index", "book/index"}
     text = syllabus.page_costs(course(costs=costs), "backprop", pages)
     assert rows(text) == [
-        ["{doc}`/book/backprop/layers`", "not measured", "not measured"],
         ["{doc}`/book/backprop/losses`", "12 s", "1,450 MB"],
+        ["{doc}`/book/backprop/layers`", "not measured", "not measured"],
         ["**all pages**", "**12 s**", ""],
     ]
     with pytest.raises(DataError, match="'nowhere' is no chapter"):

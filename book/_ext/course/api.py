@@ -188,9 +188,16 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, skip_first: bool) -
     return f"({ast.unparse(arguments)}){returns}"
 
 
+def quoted(value: str) -> str:
+    """An option's value as YAML would write it: bare where it can be, else in single quotes."""
+    if re.fullmatch(r"[\w.]*", value):
+        return value
+    return "'" + value.replace("'", "''") + "'"
+
+
 def fence(directive: str, argument: str, body: str, options: dict[str, str] | None = None) -> str:
     """A MyST directive whose fence is longer than any inside its body."""
     longest = max((len(run) for run in re.findall(r"^\s*(:{3,}|`{3,})", body, re.M)), default=2)
     colons = ":" * (longest + 1)
-    head = [f":{key}: {value}".rstrip() for key, value in (options or {}).items()]
+    head = [f":{key}: {quoted(value)}".rstrip() for key, value in (options or {}).items()]
     return "\n".join([f"{colons}{{{directive}}} {argument}", *head, "", body.rstrip(), colons, ""])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -94,7 +94,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Course:
-    """All data at once. `pages` are the docnames that the book really has."""
+    """All data at once; `order` are the docnames of `_toc.yml`, from first to last."""
 
     techniques: ModuleType
     chapters: tuple[Chapter, ...]
@@ -103,6 +103,7 @@ class Course:
     topics: tuple[Topic, ...]
     runs: tuple[Run, ...]
     costs: Mapping[str, Mapping[str, float]]
+    order: tuple[str, ...] = ()
 
 
 def load_course(root: Path) -> Course:
@@ -124,6 +125,7 @@ def load_course(root: Path) -> Course:
         topics=read_topics(data / "syllabus.yml", sources, numbers),
         runs=read_runs(data / "devices", techniques.LEVELS),
         costs=read_costs(data / "pages.json"),
+        order=tuple(read_order(root / "_toc.yml")),
     )
 
 
@@ -132,7 +134,7 @@ def data_files(root: Path) -> list[Path]:
     found = sorted((root / "book" / "_data").rglob("*.yml"))
     found += sorted((root / "book" / "_data").rglob("*.json"))
     found += sorted((root / "companion").rglob("*recipes.py"))
-    return [*found, root / "companion" / "techniques.py"]
+    return [*found, root / "_toc.yml", root / "companion" / "techniques.py"]
 
 
 def load_techniques(path: Path) -> ModuleType:
@@ -241,3 +243,17 @@ def read_costs(path: Path) -> dict[str, dict[str, float]]:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             require(number and value >= 0, place, f"{key}={value!r} is not a number ≥ 0")
     return content
+
+
+def read_order(path: Path) -> Iterator[str]:
+    """The docnames of a table of contents in Jupyter Book's format, from first to last."""
+
+    def walk(row: Mapping[str, Any]) -> Iterator[str]:
+        yield from (row[key] for key in ("root", "file") if key in row)
+        for key in ("parts", "chapters", "sections"):
+            for child in row.get(key, []):
+                yield from walk(child)
+
+    content = read_yaml(path)
+    require(isinstance(content, dict), path, "must map names to values")
+    return walk(content)

@@ -28,6 +28,8 @@ NAME = r"\*{0,2}[A-Za-z_][\w.]*"
 ENTRY = re.compile(rf"^({NAME}(?:, {NAME})*)(?: \([^)]*\))?:(?:\s|$)")
 ROLE = re.compile(r":(func|class|meth|mod|data|attr|exc):`([^`]*)`")
 CODE = re.compile(r"((?:\{py:\w+\})?(`+)[^`]+\2)")
+EMPHASIS = re.compile(r"(?<![\w*)\]])\*([A-Za-z][^*`]*?[A-Za-z.])\*(?![\w*(])")
+MARKUP = re.compile(r"([\\*_<\[\]{}$~])")  # what would be more than text in Markdown
 BLOCK = re.compile(r"^\s*(#|=+\s*$|-{2,}\s*$|[+>] )")  # would open a heading, a list, a quote
 
 
@@ -108,4 +110,7 @@ def _inline(line: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([\\*_<\[\]{}$~])", r"\\\1", text)
+    """Escape a piece of a line that holds no code; *emphasis* around words stays."""
+    pieces = EMPHASIS.split(text)  # every second piece is a phrase that stood between stars
+    pieces = [MARKUP.sub(r"\\\1", piece) for piece in pieces]
+    return "".join(f"*{p}*" if i % 2 else p for i, p in enumerate(pieces))

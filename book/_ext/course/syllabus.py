@@ -57,7 +57,7 @@ def source_map_page(course: Course, pages: set[str]) -> str:
                     [
                         topic.topic,
                         ", ".join(topic.sources) or "added",
-                        page_link(topic.page, pages),
+                        page_link(topic.page, pages, short=True),
                         _techniques(topic, known, pages),
                     ]
                     for topic in topics
@@ -94,7 +94,8 @@ def page_costs(course: Course, folder: str, pages: set[str]) -> str:
         raise DataError(f"page-costs: {folder!r} is no chapter of chapters.yml")
     index = f"book/{folder}/index"
     rows, total = [], 0.0
-    for page in sorted(p for p in pages if p.startswith(f"book/{folder}/") and p != index):
+    inside = (page for page in pages if page.startswith(f"book/{folder}/") and page != index)
+    for page in sorted(inside, key=course.order.index):
         cost = course.costs.get(page)
         shown = ["not measured", "not measured"]
         if cost:

@@ -34,12 +34,13 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def page_link(page: str | None, pages: set[str]) -> str:
-    """A link that shows the page's own title, or "to come"."""
+def page_link(page: str | None, pages: set[str], short: bool = False) -> str:
+    """A link that shows the page's own title (or only its file's name), or "to come"."""
     if page is None:
         return "to come"
     if f"book/{page}" in pages:
-        return f"{{doc}}`/book/{page}`"
+        name = page.rpartition("/")[2].replace("_", " ")
+        return f"{{doc}}`{name} </book/{page}>`" if short else f"{{doc}}`/book/{page}`"
     return f"`{page}`, to come"
 
 
@@ -78,13 +79,13 @@ def techniques_page(course: Course, pages: set[str], root: Path) -> str:
         parts.append(f"**{chapter_name(course, number)}**\n")
         parts.append(
             table(
-                ["technique", "form", "import", "page", "sources"],
+                ["technique", "form", "module and name", "page", "sources"],
                 (
                     [
                         f"[{t.name}](#technique-{t.name})",
                         t.form,
-                        f"`{t.target.replace(':', '.')}`",
-                        page_link(t.page, pages),
+                        "<br>".join(f"`{part}`" for part in t.target.split(":")),
+                        page_link(t.page, pages, short=True),
                         ", ".join(t.sources) or "added",
                     ]
                     for t in rows_of[number]
