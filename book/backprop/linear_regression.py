@@ -58,7 +58,7 @@ plt.axhline(best, color=COLORS[0], linestyle=":", label="solved in one step")
 raw_end, scaled_end = (losses[-1] for losses in walks.values())
 steps = len(losses) - 1
 plt.title(f"After {steps} steps: {raw_end:.0f} or {scaled_end:.0f}; the solution has {best:.0f}")
-plt.xlabel("step (logarithmic)")
+plt.xlabel("step + 1 (logarithmic)")
 plt.ylabel("mean squared error (progression²)")
 plt.yticks([3000, 5000, 10000, 30000], ["3000", "5000", "10000", "30000"])
 plt.gca().yaxis.set_minor_formatter("")
@@ -114,7 +114,6 @@ design = torch.cat([x_all, torch.ones(len(x_all), 1)], dim=1)  # (442, 11)
 theta = torch.linalg.solve(design.T @ design, design.T @ y_all)
 
 residual = design @ theta - y_all
-gradient = 2 / len(design) * design.T @ residual
 leaning = design.T @ residual / (design.norm(dim=0) * residual.norm())  # cosines
 
 reference = np.linalg.lstsq(design.numpy(), y_all.numpy())[0]
@@ -172,7 +171,9 @@ for solve in (normal_equation, least_squares):
 # \;\Longrightarrow\; R^\top \underbrace{Q^\top Q}_{I} R\, w = R^\top Q^\top y
 # \;\Longrightarrow\; R\, w = Q^\top y .$$
 #
-# Nothing was squared: $R$ has the condition number of $X$. A triangular system is solved from the
+# Nothing was squared: $R$ has the condition number of $X$. (One exception no method can repair:
+# where large residuals are left, the best weights themselves react to a change of $X$ with
+# $\kappa^2$ times the residual. Here the fit is exact.) A triangular system is solved from the
 # last row up. If some columns are exactly dependent, or there are more columns than rows, many $w$
 # are equally good and the smallest of them is taken, through the singular value decomposition
 # {cite:p}`golub2013matrix` (sections 5.3 and 5.5). `least_squares` does both.
@@ -220,9 +221,10 @@ plt.show()
 
 # %% [markdown]
 # The points keep to the two slopes: $\varepsilon \kappa^2$ for the normal equation until no digit
-# is left, $\varepsilon \kappa$ or better for QR. At the far right float32 cannot tell the two
-# columns apart any more; `least_squares` notices, calls them dependent and gives both the weight
-# 1.5. Use `least_squares`; use the normal equation to think with.
+# is left, $\varepsilon \kappa$ or better for QR. At the far right the difference of the
+# two columns has sunk to where it could be rounding; `least_squares` notices, calls them dependent
+# and gives both the weight 1.5, the smallest that fit. Use `least_squares`; use the normal equation
+# to think with.
 #
 # ## Walk down: gradient descent
 #
@@ -274,8 +276,9 @@ print("50 steps by hand equal 50 steps of autograd and SGD")
 # $$\eta < \frac{2}{\ell_{\max}} .$$
 #
 # With $\eta = 1/\ell_{\max}$ the steepest direction is done in one step, and the flattest shrinks
-# by $1 - \ell_{\min}/\ell_{\max}$ a step: it takes about $\ell_{\max}/\ell_{\min}$ steps to gain
-# a factor $e$. That ratio is the condition number of $H$.
+# by $1 - \ell_{\min}/\ell_{\max}$ a step: it takes about $\ell_{\max}/\ell_{\min}$ steps to
+# bring the error down to $1/2.72$ of it, because $(1 - 1/k)^k \approx 1/2.72$. That ratio is the
+# condition number of $H$.
 #
 # :::{admonition} Predict first
 # :class: predict
@@ -308,7 +311,7 @@ plt.show()
 
 # %% [markdown]
 # A wall, not a slope. Below it, longer steps are better, up to just before the wall. The same
-# mechanism, with a curvature that changes along the way, sits behind every "loss went to NaN" of a
+# mechanism, with a curvature that changes along the way, sits behind many a "loss went to NaN" of a
 # large network.
 #
 # ### Why standardised columns help
@@ -324,9 +327,10 @@ for name, x in (("own units", x_all), ("standardised", scaled_all)):
     print(f"{name:14s} ℓ_max = {values[-1]:8.1f}   ℓ_max / ℓ_min = {ratio:.2g}")
 
 # %% [markdown]
-# That is the first figure explained: in their own units the columns need tens of millions of steps
-# for a factor $e$, standardised a few hundred. Here is the bowl for a single column, the body-mass
-# index, where it can be drawn; both walks start at the circle and aim for the star.
+# That is the first figure explained: that ratio is how many steps the flattest direction needs
+# to come down to a third or so, tens of millions or a few hundred. Here is the bowl for a single
+# column, the body-mass index, where it can be drawn; both walks start at the circle and aim for the
+# star.
 
 # %%
 from companion.backprop.linear_regression import LinearModel
@@ -423,7 +427,7 @@ for (name, curve), color, style, marker in zip(
     curves.items(), COLORS, LINESTYLES, MARKERS, strict=False
 ):
     plt.semilogy(curve, color=color, linestyle=style, marker=marker, markevery=5, label=name)
-plt.title("Small batches get close first; a constant step keeps them away")
+plt.title("Single rows get close first; a constant step keeps them away")
 plt.xlabel("epoch (each costs the same arithmetic)")
 plt.ylabel("excess loss (share of the smallest loss)")
 plt.legend()
@@ -432,9 +436,11 @@ plt.show()
 # %% [markdown]
 # In two epochs the single rows have made 884 small steps, and all rows together two. But each
 # row pulls towards *its own* residual, so near the solution the steps are noise around zero: the
-# weights dance in a ball around it, and the excess loss there is proportional to $\eta$. Letting
-# $\eta$ fall shrinks the ball. With residuals that are all zero there is no noise, and no ball.
-# Chapter 4 takes this up.
+# weights dance in a ball around it. A step adds noise of variance $\propto \eta^2$ and takes away a
+# share $\propto \eta$ of what is there; they balance where the variance, and with it the excess
+# loss, is proportional to $\eta$ (for small $\eta$). So batches of 32, with less noise, stay closer
+# than single rows, and letting $\eta$ fall shrinks the ball. With residuals that are all zero there
+# is no noise, and no ball. Chapter 4 takes this up.
 #
 # ## Features: a linear model of anything
 #
@@ -448,25 +454,28 @@ plt.show()
 
 # %%
 from companion.backprop.features import one_hot, polynomial_features
+from companion.backprop.linear_regression import with_ones
 
 edges = torch.tensor([18.5, 25.0, 30.0])  # WHO classes: under, normal, over, obese
 weight_class = torch.bucketize(x_all[:, 2].contiguous(), edges, right=True)
 all_four = one_hot(weight_class, 4)
 three = one_hot(weight_class, 4, drop_first=True)
 
-try:
-    normal_equation(all_four, y_all)
-except ValueError as error:
-    print("all four columns:", error)
+rank = torch.linalg.matrix_rank(with_ones(all_four)).item()
+print(f"four columns and the ones: {all_four.shape[1] + 1} columns of rank {rank}")
 fit_four, fit_three = least_squares(all_four, y_all), least_squares(three, y_all)
 torch.testing.assert_close(fit_four.predict(all_four), fit_three.predict(three))
 means = torch.stack([y_all[weight_class == c].mean() for c in range(4)])
 torch.testing.assert_close(fit_three.bias, means[0])
 torch.testing.assert_close(fit_three.weight, means[1:] - means[0])
+print("patients in each class:", weight_class.bincount().tolist())
 print("three columns: intercept = mean of the underweight, weights = differences from it:")
 print([round(value, 1) for value in [fit_three.bias.item(), *fit_three.weight.tolist()]])
 
 # %% [markdown]
+# The predictions do not depend on the choice of the baseline, but the reading of the weights does:
+# here every one of them is a difference from a mean of very few patients.
+#
 # ## Is it any good? Three parts
 #
 # A loss on the data that chose the weights says how well they were *memorised*. So cut the rows in
@@ -539,13 +548,13 @@ panels[0].set_ylim(0, 380)
 panels[0].set_xlim(grid.min() - 1, grid.max() + 1)
 panels[0].set_xlabel("body-mass index (kg/m²)")
 panels[0].set_ylabel("progression after a year")
-panels[0].legend(fontsize=8, loc="upper left")
+panels[0].legend(fontsize=8, loc="upper left", frameon=True, facecolor="white", framealpha=0.9)
 for (name, curve), color, style, marker in zip(
     curves.items(), COLORS, LINESTYLES, MARKERS, strict=False
 ):
     panels[1].semilogy(degrees, curve, color=color, linestyle=style, marker=marker, label=name)
 panels[1].set_xlabel("degree of the polynomial")
-panels[1].set_ylabel("root mean squared error")
+panels[1].set_ylabel("root mean squared error (progression)")
 panels[1].legend(fontsize=8)
 falls = curves["training (40 patients)"]
 figure.suptitle(
@@ -559,8 +568,8 @@ plt.show()
 
 # %% [markdown]
 # The training error cannot rise: a higher degree contains the lower one, with weight 0 for the new
-# power. The validation error is best near the straight line. With all ten columns there is no need
-# for degree 15 to see it:
+# power. The validation error stays low near the straight line and then explodes. With all ten
+# columns there is no need for degree 15 to see it:
 
 # %%
 for degree in (1, 2, 3):
@@ -635,19 +644,23 @@ plt.text(prices[0], always_mean - 2, "always the mean", color="black", fontsize=
 plt.ylim(50, 100)
 plt.xlabel("weight decay λ (logarithmic)")
 plt.ylabel("validation error (progression)")
-plt.title("A price tames 65 and 285 columns, and ten plain ones still do best")
+plt.title("A price tames 65 and 285 columns; ten plain ones need none")
 plt.legend()
 plt.show()
 
 # %% [markdown]
-# Ridge turns the hopeless models into usable ones. It does not make them better than the plain
-# ten columns: these data have no more to give to powers and products. So the decision, by
-# validation, is degree 1 without a price.
+# Ridge turns the hopeless models into usable ones. On these rows it does not make them better than
+# the plain ten columns, where the smallest price of the grid is the best one. The three lowest
+# errors differ by less than the uncertainty printed below, so this does not prove that powers and
+# products are worthless. But they earned nothing that you could see, and then the simplest model
+# wins: degree 1, without a price.
 #
 # ### The test set, once
 #
 # The chosen model is refitted on training and validation rows together, and the test rows are
-# opened. 88 squared errors have a mean, and the mean has a standard error. Report both.
+# opened. Their squared errors have a mean $q$, and a mean of $k$ numbers has the standard error
+# (standard deviation)$/\sqrt k$. A small change $\mathrm dq$ moves the root $\sqrt q$ by
+# $\mathrm dq / (2 \sqrt q)$. Report both.
 
 # %%
 known_x = torch.cat([split.train.x, split.validation.x])
@@ -658,6 +671,8 @@ squares = (final.predict(x_test) - split.test.y).square()
 test_error = squares.mean().sqrt().item()
 uncertainty = (squares.std() / len(squares) ** 0.5 / (2 * test_error)).item()
 print(f"test error {test_error:.1f} ± {uncertainty:.1f}")
+off = split.test.y - final.predict(x_test)
+print(f"mean residual {off.mean():+.1f} ± {off.std() / len(off) ** 0.5:.1f}")
 
 # %% tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4))
@@ -681,8 +696,11 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# That the error came out below the one on the validation rows is chance: two sets of 88 patients
-# differ that easily. Look at residuals before you believe a single number. A curve in the
+# The error came out below the one on the validation rows; two sets of so few patients differ by
+# that much easily. The mean residual is another matter: it lies more than two standard errors from
+# zero, which chance alone does in fewer than one split of twenty. Another seed would look better,
+# and would be worth nothing: a test set that may be drawn again is no test set. So it is
+# reported as it came. Look at residuals before you believe a single number. A curve in the
 # right-hand cloud would ask for another feature, a funnel would say that the noise is not the same
 # everywhere.
 #
@@ -793,8 +811,16 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The fix is one term: `rand(100) - 0.5`, or any noise with mean 0. Now the second half of the
-# mistake, the loss on the training data.
+# The fix is one term: `rand(100) - 0.5`, or any noise with mean 0.
+
+# %%
+x, y = tutorial_data(seed=0)
+line, error = least_squares(x, y - 0.5), standard_errors(x, y - 0.5)
+print(f"with rand(100) - 0.5: intercept {line.bias:.2f} ± {error.bias:.2f}")
+assert (line.bias - 1).abs() < 1.96 * error.bias
+
+# %% [markdown]
+# Now the second half of the mistake, the loss on the training data.
 #
 # :::{admonition} Predict first
 # :class: predict
@@ -809,8 +835,8 @@ print(f"loss on fresh data:        {np.mean(fresh):.4f}")
 
 # %% [markdown]
 # The fit has bent towards the noise of its rows, so its training loss is *too good*, and on fresh
-# rows it is worse than the truth. For $p$ features, an intercept and $n$ rows the expected values
-# are
+# rows it is worse than the truth. For $p$ features, an intercept, $n$ rows and noise of variance
+# $\sigma^2$ the expected values are
 #
 # $$\mathbb E\, L_{\text{train}} = \sigma^2 \Bigl(1 - \frac{p+1}{n}\Bigr), \qquad
 # \mathbb E\, L_{\text{fresh}} \approx \sigma^2 \Bigl(1 + \frac{p+1}{n}\Bigr),$$
@@ -852,7 +878,9 @@ plt.show()
 
 # %% [markdown]
 # The training loss promises ever more while the model gets ever worse. (The solid line is the exact
-# expectation for normally distributed columns.) A loss deserves the name "test" only on rows that
+# expectation for $p$ independent standard normal columns: the variance of $\hat w$ is then
+# $\sigma^2/(n-p-2)$ in each direction on average, and a fresh row lies from the mean of the
+# training rows with variance $1 + 1/n$ in each.) A loss deserves the name "test" only on rows that
 # had no part in any choice.
 
 # %% [markdown]
@@ -860,8 +888,8 @@ plt.show()
 #
 # `Regressor` wraps any network, here one linear layer, and `fit` trains it. The tolerance is
 # stated and checked: every coefficient within $10^{-6}$ of the closed form's largest. Momentum, a
-# running sum of past gradients (chapter 4), lets the step count grow with $\sqrt\kappa$ instead of
-# $\kappa$.
+# running sum of past gradients, shortens the walk through a narrow valley; chapter 4 says by how
+# much.
 
 # %%
 from functools import partial
@@ -932,8 +960,8 @@ print(f"{len(one_pass.step_losses)} batches, {one_pass.trainer.global_step} step
 # :::{evidence} linear-regression
 # :::
 #
-# A TPU has no float64 arithmetic worth the name, so give it a float32 network and expect a few
-# digits. `LeastSquares` runs there too, but its factorisation is computed on the host's CPU:
+# On a TPU give it a float32 network, and expect a few digits. `LeastSquares` runs there too, but
+# its factorisation is computed on the host's CPU:
 #
 # :::{evidence} one-pass-least-squares
 # :::
@@ -955,7 +983,8 @@ print(f"{len(one_pass.step_losses)} batches, {one_pass.trainer.global_step} step
 # :label: ex-linear-regression-1
 # Some measurements are more precise than others, so row $i$ gets a weight $a_i > 0$ in the loss:
 # $L = \frac1n \sum_i a_i r_i^2$. Derive the normal equation, turn it into an ordinary
-# least-squares problem, and check it against scikit-learn's `sample_weight`.
+# least-squares problem, and check it against scikit-learn's `sample_weight`. (`with_ones(x)` is
+# $\tilde X$; `least_squares(…, intercept=False)` adds no intercept of its own.)
 # :::
 #
 # :::{solution} ex-linear-regression-1
@@ -969,8 +998,6 @@ print(f"{len(one_pass.step_losses)} batches, {one_pass.trainer.global_step} step
 # %% tags=["hide-cell"]
 # Solution
 from sklearn.linear_model import LinearRegression
-
-from companion.backprop.linear_regression import with_ones
 
 a = torch.linspace(0.1, 3, len(x_all))
 root = a.sqrt()
