@@ -13,8 +13,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
-from course import data, tables  # noqa: E402
+from course import data  # noqa: E402
 from course.checks import DataError  # noqa: E402
+from course.devices import machine  # noqa: E402
 
 LEVELS = data.load_techniques(ROOT / "companion" / "techniques.py").LEVELS
 MISTAKE = {"id": "E1", "chapter": 2, "page": None, "sources": ["A"], "mistake": "x", "truth": "y"}
@@ -119,4 +120,4 @@ def test_what_the_command_writes_is_what_the_book_reads(tmp_path) -> None:
     devices.write_evidence(tmp_path / "cpu.json", written)
     (read,) = data.read_runs(tmp_path, LEVELS)
     assert (read.level, read.results) == ("cpu", {})
-    assert read.hardware["cpu"] in tables.machine(read)
+    assert read.hardware["cpu"] in machine(read)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
-from course import cover, data, syllabus, tables  # noqa: E402
+from course import cover, data, devices, syllabus, tables  # noqa: E402
 from course.checks import DataError  # noqa: E402
 from course.data import Chapter, Course, Mistake, Run, Source, Topic  # noqa: E402
 
@@ -69,7 +69,7 @@ def rows(text: str) -> list[list[str]]:
 
 def evidence_of(*runs: Run) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for level, what, where in rows(tables.evidence(course(runs=runs), "tape")):
+    for level, what, where in rows(devices.evidence(course(runs=runs), "tape")):
         found.setdefault(level, []).append(f"{what} | {where}")
     return found
 
@@ -129,13 +129,13 @@ def test_levels_are_never_merged() -> None:
 
 def test_the_text_of_an_error_cannot_break_the_table() -> None:
     result = {"status": "failed", "reason": "a | b\n# <b>c_d</b>"}
-    text = tables.evidence(course(runs=[run(tape=result)]), "tape")
+    text = devices.evidence(course(runs=[run(tape=result)]), "tape")
     assert "failed: a \\| b # &lt;b>c\\_d&lt;/b>" in text
 
 
 def test_evidence_for_an_unknown_technique_is_refused() -> None:
     with pytest.raises(DataError, match="technique='tap' is not in companion/techniques.py"):
-        tables.evidence(course(), "tap")
+        devices.evidence(course(), "tap")
 
 
 def test_the_devices_page_has_a_cell_for_each_technique_and_level() -> None:
@@ -143,22 +143,23 @@ def test_the_devices_page_has_a_cell_for_each_technique_and_level() -> None:
         techniques=[technique(), technique("other", devices={})],
         runs=[run(tape={"status": "ran", "seconds": 12.0}, other={"status": "not run"})],
     )
-    text = tables.devices_page(built)
+    text = devices.devices_page(built)
     assert rows(text)[0] == [
         "[tape](#technique-tape)",
         "ran, 12 s",
         "not run",
         "not run",
-        "not applicable: nothing to compile",
+        "not applicable (a)",
         "not run",
     ]
+    assert "\n(a) nothing to compile\n" in text
     assert rows(text)[1][1:] == ["not run"] * 5
     assert rows(text)[2] == ["CPU", "Zen, 2 cores", "2026-11-22", "torch 2", "1", "0"]
 
 
 def test_a_run_of_a_technique_that_is_gone_is_refused() -> None:
     with pytest.raises(DataError, match="technique='old'"):
-        tables.devices_page(course(runs=[run(old={"status": "ran"})]))
+        devices.devices_page(course(runs=[run(old={"status": "ran"})]))
 
 
 # --- techniques ---------------------------------------------------------------------------------
@@ -214,9 +215,9 @@ def test_the_real_table_is_read_without_importing_torch() -> None:
 
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
-        "from pathlib import Path\nfrom course import api, data, tables\n"
+        "from pathlib import Path\nfrom course import api, data, devices, tables\n"
         f"root = Path({str(ROOT)!r})\nfound = data.load_course(root)\n"
-        "tables.techniques_page(found, set(), root), tables.devices_page(found)\n"
+        "tables.techniques_page(found, set(), root), devices.devices_page(found)\n"
         "[api.api_page(root, folder) for folder in ('core', 'backprop')]\n"
         "bad = {'torch', 'tensorflow', 'numpy', 'pytorch_lightning'} & set(sys.modules)\n"
         "assert not bad, bad"

@@ -10,7 +10,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from course import api, cover, glossary, syllabus, tables
+from course import api, cover, devices, glossary, syllabus, tables
 from course.checks import DataError
 from course.data import Course, data_files, load_course
 
@@ -82,8 +82,8 @@ DIRECTIVES = {
     "api": generated(lambda course, pages, root, folder: api.api_page(root, folder), 1),
     "api-index": generated(lambda course, pages, root, _: api.api_index(course, pages, root)),
     "course-map": generated(lambda course, pages, *_: cover.course_map(course, pages)),
-    "devices": generated(lambda course, *_: tables.devices_page(course)),
-    "evidence": generated(lambda course, pages, root, name: tables.evidence(course, name), 1),
+    "devices": generated(lambda course, *_: devices.devices_page(course)),
+    "evidence": generated(lambda course, pages, root, name: devices.evidence(course, name), 1),
     "mistakes": generated(lambda course, pages, *_: syllabus.mistakes_page(course, pages)),
     "page-costs": generated(
         lambda course, pages, root, folder: syllabus.page_costs(course, folder, pages), 1
