@@ -4,7 +4,7 @@
 # **The question: what must be equal when two frameworks train the same network, and what differs
 # without a word?**
 #
-# Half of the code that you will read is written for the other framework. A port runs at the first
+# Much of the code that you will read is written for the other framework. A port runs at the first
 # try, and is often wrong. This page builds the chapter's networks in Keras 3 on TensorFlow
 # {cite:p}`abadi2016tensorflow`, gives them the same weights, and holds every number against the
 # hand-written gradients of the pages before.
@@ -239,14 +239,16 @@ print(f", off by 1e{int(np.ceil(np.log10(surprise)))}" if surprise else "")
 # %%
 order = np.random.default_rng(2).permutation(len(x))
 batches = [np.take(order, range(64 * k, 64 * (k + 1)), mode="wrap") for k in range(50)]
-histories = {}
-for dtype in ("float32", "float64"):
+
+
+def fifty_steps(dtype, learning_rate):
+    """The losses of the same training in PyTorch and in Keras."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     network.to(getattr(torch, dtype))
     model = keras_twin.mlp_twin(64, 32, 10, dtype=dtype)
     keras_twin.copy_weights(as_numpy(network), model)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.125)
+    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate)
     in_torch = []
     for rows in batches:
         inputs, labels = torch.from_numpy(x[rows].astype(dtype)), torch.from_numpy(y[rows])
@@ -256,9 +258,12 @@ for dtype in ("float32", "float64"):
         optimizer.step()
         in_torch.append(loss.item())
     pairs = [(x[rows].astype(dtype), y[rows]) for rows in batches]
-    in_keras = keras_twin.train_twin(model, pairs, learning_rate=0.125)
-    histories[dtype] = np.array(in_torch), np.array(in_keras)
+    return np.array(in_torch), np.array(
+        keras_twin.train_twin(model, pairs, learning_rate=learning_rate)
+    )
 
+
+histories = {dtype: fifty_steps(dtype, 1 / 8) for dtype in ("float32", "float64")}
 np.testing.assert_allclose(*histories["float32"], rtol=1e-5)
 np.testing.assert_allclose(*histories["float64"], rtol=1e-10)
 print("50 losses equal: to 1e-5 in float32, to 1e-10 in float64")
@@ -292,9 +297,17 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# The learning rate is 1/8 for a reason: Keras stores it in float32, where 0.1 is not 0.1 but
-# 0.10000000149. With 0.1 the float64 losses would agree to eight digits only.
-#
+# The learning rate is 1/8 for a reason. Keras stores it in float32, which holds 1/8 exactly and 0.1
+# not:
+
+# %%
+ours, theirs = fifty_steps("float64", 0.1)
+apart = np.abs(ours / theirs - 1).max()
+assert 1e-10 < apart < 1e-6
+print(f"0.1 in float32 is {np.float32(0.1):.11f}; the float64 losses are then ", end="")
+print(f"up to {apart:.0e} apart")
+
+# %% [markdown]
 # ## What differs in silence
 #
 # Each of the following runs, trains, and gives other numbers than the PyTorch line of the same
@@ -302,11 +315,17 @@ plt.show()
 #
 # ### Logits or probabilities
 #
-# `from_logits=False` divides the outputs by their sum, clips them to $[10^{-7}, 1 - 10^{-7}]$ and
-# takes the logarithm. For probabilities that is right up to the clip. For logits it is nonsense,
-# and negative ones are clipped to $10^{-7}$, where the gradient is zero: most of the network hears
-# nothing.
-#
+# `from_logits=False` clips the outputs to $[10^{-7}, 1 - 10^{-7}]$, takes the logarithm, and scales
+# the result so that the probabilities sum to 1. For probabilities that is right, up to the clip.
+# For logits it is nonsense: every output below 0 or above 1 is clipped, and a clipped output has
+# the gradient zero. It hears nothing.
+
+# %%
+logits = keras_twin.copy_weights(first_weights, keras_twin.mlp_twin(64, 32, 10))(x).numpy()
+deaf = ((logits < 1e-7) | (logits > 1 - 1e-7)).mean()
+print(f"outputs that hear nothing, before the first step: {deaf:.0%}")
+
+# %% [markdown]
 # :::{admonition} Predict first
 # :class: predict
 # Even with real probabilities the clip shows. A network is sure and wrong: its logits are (0, 50),
@@ -316,19 +335,23 @@ plt.show()
 
 # %%
 sure_and_wrong, truth = tf.constant([[0.0, 50.0]]), np.array([0])
-for name, from_logits in (("logits", True), ("probabilities", False)):
+for name, last_layer, from_logits in (
+    ("logits", tf.identity, True),
+    ("tf.nn.softmax", tf.nn.softmax, False),
+    ("a Keras softmax", keras.activations.softmax, False),
+):
     criterion = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     with tf.GradientTape() as tape:
         tape.watch(sure_and_wrong)
-        outputs = sure_and_wrong if from_logits else tf.nn.softmax(sure_and_wrong)
-        loss = criterion(truth, outputs)
+        loss = criterion(truth, last_layer(sure_and_wrong))
     gradient = tape.gradient(loss, sure_and_wrong).numpy()[0]
-    print(f"from {name:13s} loss {loss:6.3f}   gradient {gradient.tolist()}")
+    print(f"from {name:15s} loss {loss:6.3f}   gradient {gradient.tolist()}")
 print(f"the clip: -log(1e-7) = {-np.log(1e-7):.3f}")
 
 # %% [markdown]
-# The worst possible mistake, and no gradient at all. Let the network end in logits, in both
-# frameworks; {doc}`losses` shows why.
+# The worst possible mistake, and no gradient at all. A softmax of Keras's own is spared, because
+# Keras remembers the logits behind it and quietly uses those. Let the network end in logits, in
+# both frameworks, and you need not know; {doc}`losses` shows why.
 #
 # ### Constants of the normalising layers
 #
@@ -355,15 +378,16 @@ for _ in range(20):
     defaults = in_keras(narrow, training=True).numpy()
     matched = as_torch(narrow, training=True).numpy()
 np.testing.assert_allclose(ours, matched, rtol=1e-4, atol=1e-3)
-print(f"training output, spread: PyTorch {ours.std():.2f}, Keras {defaults.std():.2f}, ", end="")
+print("spread of the training output")
+print(f"  PyTorch {ours.std():.2f}, Keras {defaults.std():.2f}, ", end="")
 print(f"Keras with PyTorch's constants {matched.std():.2f}")
-print(
-    f"running mean after 20 batches of mean 5: PyTorch {in_torch.running_mean.mean():.2f}, ", end=""
-)
+print("running mean after 20 batches of mean 5")
+print(f"  PyTorch {in_torch.running_mean.mean():.2f}, ", end="")
 print(f"Keras {in_keras.moving_mean.numpy().mean():.2f}")
 in_torch.eval()
 ours, theirs = in_torch(torch.from_numpy(narrow)), in_keras(narrow, training=False)
-print(f"same input in evaluation: PyTorch {ours.mean():.2f}, Keras {theirs.numpy().mean():.2f}")
+print("mean output of the same input in evaluation")
+print(f"  PyTorch {ours.mean():.2f}, Keras {theirs.numpy().mean():.2f}")
 
 # %% [markdown]
 # The variance of these inputs is about $\varepsilon$, so Keras's larger $\varepsilon$ shrinks the
@@ -424,7 +448,8 @@ plt.show()
 #   the last page's exercise.
 # - **The `loss` that `fit` prints** is the mean over the epoch *while* the weights change, not
 #   the loss at its end. It can lie above the validation loss for that reason alone.
-# - **GELU in float64** goes through a $\sqrt2$ in float32 in TensorFlow 2.21: nine digits agree.
+# - **GELU in float64** goes through a $\sqrt2$ in float32 in TensorFlow 2.21, and half of the
+#   digits are lost.
 
 # %%
 prediction, flat_target = np.zeros((4, 1), "float32"), np.array([1.0, 2, 3, 4], "float32")
