@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from companion.backprop.primitive import primitive
@@ -73,26 +75,35 @@ def logsumexp(x: Tensor, *, dim: int) -> Tensor:
 
 
 # Task 5, rms-norm-layer (15 points)
-class RMSNorm(nn.Module):
-    """rms_norm as a layer with one parameter, `gain`, all ones at first.
+class RMSNormFunction(torch.autograd.Function):
+    """The functions of task 2, for torch's autograd to call."""
 
-    Its backward pass is yours: a torch.autograd.Function around the functions of task 2.
-    """
+    @staticmethod
+    def forward(ctx, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        raise NotImplementedError
+
+
+class RMSNorm(nn.Module):
+    """rms_norm as a layer with one parameter, `gain`, all ones at first."""
 
     def __init__(self, features: int, eps: float = 1e-6) -> None:
         super().__init__()
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        return RMSNormFunction.apply(x, self.gain, self.eps)
 
 
 # Task 6, train (15 points)
-def train(data) -> FitResult:
+def train(data: LightningDataModule) -> FitResult:
     """Train Linear(64, 32), RMSNorm(32), ReLU, Linear(32, 10) with smoothing 0.1 on `data`.
 
     Args:
-        data: a LightningDataModule of flattened Digits.
+        data: flattened Digits, a training and a validation set.
 
     Returns:
         What `companion.training.fit` returned.
