@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import secrets
+import textwrap
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ FOLDER = Path(__file__).resolve().parent
 IMPORT_S = 15.0
 TIMEOUT_S = 180.0
 MAX_SOURCE_BYTES = 2**20
+WIDTH = 88
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,18 @@ class Report:
 
     def to_text(self) -> str:
         """Return the report as lines to read."""
-        width = max(len(task.name) for task in self.tasks)
         lines = []
         for task in self.tasks:
             mark = "passed" if task.passed else "FAILED"
-            lines.append(f"{mark}  {task.earned:3d}/{task.points:<3d}  {task.name:<{width}}")
-            indent = " " * 17
-            if task.message:
-                lines[-1] += f"  {task.message}"
-            if task.hint:
-                lines.append(f"{indent}hint: {task.hint}")
+            lines.append(f"{mark}  {task.earned:2d}/{task.points:<2d}  {task.name}")
+            remarks = [task.message, f"hint: {task.hint}" if task.hint else ""]
             if task.output.strip() and not task.passed:
-                lines.append(f"{indent}it printed, last: {task.output.strip().splitlines()[-1]}")
+                remarks.append(f"it printed, last: {task.output.strip().splitlines()[-1]}")
+            for remark in filter(None, remarks):
+                indent = " " * 15
+                lines += textwrap.wrap(
+                    remark, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  "
+                )
         lines.append(f"{self.total} of {self.possible} points")
         return "\n".join(lines)
 

@@ -11,6 +11,7 @@ pipe to the server and no other. Neither the server nor its children ever hold a
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import shutil
@@ -48,6 +49,7 @@ class Server:
         """Load what is to be loaded, say so, and serve until the request pipe closes."""
         if self.method == "fork":
             child.load(self.preload)
+            gc.freeze()  # a collection in a child would write to, and so copy, every page
         write_frame(self.reply_fd, pack({"ready": True}))
         while (job := read_frame(self.request_fd)) is not None:
             write_frame(self.reply_fd, self.answer(job))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from homework import proving
 
 from companion.homework.backprop import checking
-from companion.homework.backprop.tasks import TASKS
+from companion.homework.backprop.tasks import AUTOGRAD, LIBRARY_RMS_NORM, TAPE, TASKS
+from companion.homework.rules import DISGUISES
 from companion.homework.scenarios.backprop import scalar_function
 
 CHAPTER = "backprop"
+PAGE = Path(__file__).resolve().parents[2] / "book" / "backprop" / "homework.py"
 
 
 def test_the_untouched_stub_fails_every_task(record_property) -> None:
@@ -26,6 +30,35 @@ def test_a_right_solution_gets_all_points(name: str, record_property) -> None:
 @pytest.mark.parametrize("task", proving.task_names(CHAPTER))
 def test_planted_mistakes_are_rejected_in_their_task_alone(task: str, record_property) -> None:
     proving.check_mistakes(CHAPTER, task, record_property)
+
+
+@pytest.mark.parametrize(
+    "code", ["torch.logsumexp(x, dim, True)", "torch.special.logsumexp(x, dim)", "x.logsumexp(dim)"]
+)
+def test_the_new_operation_is_not_the_library_s(code: str) -> None:
+    source = proving.source("backprop", "reference")
+    line = "    return largest + (x - largest).exp().sum(dim, keepdim=True).log()\n"
+    assert source.count(line) == 1
+    text = source.replace(line, f"    return {code}\n")
+    report = proving.grader(CHAPTER).grade_source(text, only={"logsumexp"})
+    assert "logsumexp must do without logsumexp (line" in report["logsumexp"].message
+
+
+def test_the_page_names_every_task_and_what_it_asks_for() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for number, task in enumerate(TASKS, start=1):
+        heading = page.partition(f"# ## Task {number}: ")[2].partition("\n")[0]
+        assert heading.endswith(f"({task.points} points)")
+        assert all(f"`{name}" in page for name in task.defines)
+
+
+def test_the_page_names_what_the_tasks_must_do_without() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    hidden = ("torch._C", "functorch", "requires_grad_", "companion.backprop.keras_twin")
+    banned = {*AUTOGRAD, *TAPE, *LIBRARY_RMS_NORM} - {*DISGUISES, *hidden}
+    for name in banned | {"torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy"}:
+        first, _, last = name.rpartition(".")
+        assert f"`{name}`" in page or (first and f"`{last}`" in page), name
 
 
 def test_the_points_add_up_to_100() -> None:

@@ -19,9 +19,14 @@ AUTOGRAD = (
     "requires_grad",
     "requires_grad_",
     "companion.backprop.gradient_check",
-    "companion.backprop.tape",
     "companion.backprop.keras_twin",
     *DISGUISES,
+)
+TAPE = (
+    "companion.backprop.autograd",
+    "companion.backprop.forward_mode",
+    "companion.backprop.tape",
+    "companion.backprop.tensor",
 )
 LIBRARY_RMS_NORM = ("torch.nn.functional.rms_norm", "torch.nn.RMSNorm", "torch.rms_norm")
 
@@ -34,7 +39,7 @@ TASKS = (
         scenario=f"{SCENARIOS}:gradient_check",
         draw=checking.draw,
         judge=checking.judge,
-        forbidden=(*AUTOGRAD, "companion.backprop.autograd", "companion.backprop.tensor"),
+        forbidden=(*AUTOGRAD, *TAPE),
     ),
     Task(
         name="rms-norm",
@@ -44,12 +49,7 @@ TASKS = (
         scenario=f"{SCENARIOS}:rms_norm",
         draw=by_hand.draw_rms,
         judge=by_hand.judge_rms,
-        forbidden=(
-            *AUTOGRAD,
-            *LIBRARY_RMS_NORM,
-            "companion.backprop.autograd",
-            "companion.backprop.tensor",
-        ),
+        forbidden=(*AUTOGRAD, *TAPE, *LIBRARY_RMS_NORM),
     ),
     Task(
         name="smoothed-cross-entropy",
@@ -61,10 +61,9 @@ TASKS = (
         judge=by_hand.judge_smoothed,
         forbidden=(
             *AUTOGRAD,
+            *TAPE,
             "torch.nn.functional.cross_entropy",
             "torch.nn.CrossEntropyLoss",
-            "companion.backprop.autograd",
-            "companion.backprop.tensor",
         ),
     ),
     Task(
@@ -75,7 +74,7 @@ TASKS = (
         scenario=f"{SCENARIOS}:logsumexp",
         draw=in_frameworks.draw_logsumexp,
         judge=in_frameworks.judge_logsumexp,
-        forbidden=(*AUTOGRAD, "torch.logsumexp", "torch.special.logsumexp"),
+        forbidden=(*AUTOGRAD, "logsumexp"),  # an attribute: torch.logsumexp, x.logsumexp
     ),
     Task(
         name="rms-norm-layer",
