@@ -25,6 +25,8 @@ class InMemory(LightningDataModule):
         input_shape: shape of one sample.
         num_classes: number of classes if the targets are class indices, else None.
         class_names: one name a class, or None.
+        order_seed: of the order of the training batches; ``fit`` sets it to its own seed, while
+            ``seed`` keeps deciding which samples are in which part.
     """
 
     train: Pair
@@ -101,7 +103,7 @@ class Arrays(InMemory):
         batch_size: samples in a batch (and process).
         num_classes: checks that integer targets lie in ``[0, num_classes)``; by default it is
             read off `train` where the targets are a vector of integers.
-        seed: of the order of the batches.
+        seed: of the order of the batches, for which ``fit`` puts its own.
         drop_last: leave out a last, smaller training batch.
 
     Raises:

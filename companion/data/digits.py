@@ -26,7 +26,7 @@ class Digits(InMemory):
         validation_fraction: share of the training images, in [0, 1).
         limit: keep only this many training images (after the split).
         dtype: floating-point type of ``x``.
-        seed: of the split and of the order of the batches.
+        seed: of the split; and of the order of the batches, for which ``fit`` puts its own.
         drop_last: leave out a last, smaller training batch.
 
     Raises:

@@ -54,7 +54,7 @@ class IdxImages(InMemory):
         flatten: give vectors instead of images.
         validation_fraction: share of the 60,000 training images, in [0, 1).
         dtype: floating-point type of ``x``.
-        seed: of the split and of the order of the batches.
+        seed: of the split; and of the order of the batches, for which ``fit`` puts its own.
         drop_last: leave out a last, smaller training batch.
 
     Raises:
