@@ -40,7 +40,7 @@ def source_map_page(course: Course, pages: set[str]) -> str:
     parts = [
         "## The sources\n",
         table(
-            ["", "article", "in English", "what it covers"],
+            ["letter", "article", "in English", "what it covers"],
             ([s.letter, s.title, s.english, s.about.strip()] for s in course.sources.values()),
             "sources",
         ),
