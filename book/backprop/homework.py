@@ -84,10 +84,11 @@ print(grade("backprop", first_try, seed=0))
 # **Rules.** The file may import whatever is installed, except the graders. It may not start
 # processes, use the network, or write outside its own folder. *By hand* means: the functions of the
 # task, and everything in your file that they use, must do without what would do the work instead.
-# That is `torch.autograd`, `torch.func`, `torch.ops`, `requires_grad`, `enable_grad` and
-# `inference_mode`; of `companion.backprop` the modules `autograd`, `forward_mode`, `tape`, `tensor`
-# and `gradient_check`; and ways around the rule such as `eval`, `exec` or `getattr`. Each task adds
-# the library function that is its answer. Autograd is switched off while these tasks run.
+# That is `torch.autograd`, `torch.func`, `torch.ops`, `requires_grad`, `enable_grad`,
+# `set_grad_enabled` and `inference_mode`; of `companion.backprop` the modules `autograd`,
+# `forward_mode`, `tape`, `tensor` and `gradient_check`; and ways around the rule such as `eval`,
+# `exec` or `getattr`. Each task adds the library function that is its answer. Autograd is switched
+# off while these tasks run.
 #
 # Here is the empty file. Its comments name the tasks.
 
@@ -358,8 +359,8 @@ print("what it should be:   ", f"{1001 + math.log1p(math.exp(-1)):.4f}")
 # side.
 #
 # *Not allowed*: `torch.autograd.grad`, `torch.autograd.backward`, `torch.autograd.functional`,
-# `torch.func`, `torch.ops`, `enable_grad`, the library's `rms_norm` and `RMSNorm`, and the ways
-# around the rule.
+# `torch.func`, `torch.ops`, `enable_grad`, `set_grad_enabled`, the library's `rms_norm` and
+# `RMSNorm`, and the ways around the rule.
 #
 # ## Task 6: train with it (15 points)
 #

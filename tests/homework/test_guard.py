@@ -20,7 +20,7 @@ def test_the_judges_and_their_proofs_are_closed_and_the_scenarios_open() -> None
     assert not any(folder.endswith(("scenarios", "stubs", "homework/")) for folder in closed)
 
 
-LINK = f"os.path.lexists('d') or os.symlink({str(JUDGES)!r}, 'd'), open('d/tasks.py')"
+LINK = f"(os.path.lexists('d') or os.symlink({str(JUDGES)!r}, 'd'), open('d/tasks.py'))"
 
 
 def run(code: str, folder: Path) -> str:

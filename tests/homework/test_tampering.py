@@ -374,6 +374,25 @@ def test_autograd_is_off_where_work_by_hand_is_asked_for_however_it_is_reached()
     assert "RuntimeError" in report["rms-norm"].message
 
 
+@pytest.mark.parametrize(
+    ("switch", "name"),
+    [
+        ("torch.enable_grad()", "enable_grad"),
+        ("torch.set_grad_enabled(True)", "set_grad_enabled"),
+    ],
+)
+def test_a_function_whose_backward_lets_torch_differentiate_is_refused(switch, name) -> None:
+    place = "        return *rms_norm_backward(grad_output, x, gain, ctx.eps), None\n"
+    assert REFERENCE.count(place) == 1
+    code = f"""        with {switch}:
+            x, gain = x.detach().requires_grad_(), gain.detach().requires_grad_()
+            rms_norm(x, gain, ctx.eps).backward(grad_output)
+        return x.grad, gain.grad, None
+"""
+    report = grade(REFERENCE.replace(place, code), only={"rms-norm-layer"})
+    assert f"RMSNorm must do without {name} (line " in report["rms-norm-layer"].message
+
+
 def test_a_numerical_derivative_is_told_from_the_formula() -> None:
     place = "    grad_x = inverse * (u - x_hat * (u * x_hat).mean(-1, keepdim=True))\n"
     assert REFERENCE.count(place) == 1
