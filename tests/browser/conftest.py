@@ -18,7 +18,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed (
 pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
 
 from browser.visiting import Visit, visit_page  # noqa: E402
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, sync_playwright  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUMS = (
@@ -39,7 +39,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--force-prefers-reduced-motion",
+    # Nothing but this machine has an address: a request to elsewhere fails at once.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+DESKTOP = {"width": 1280, "height": 900}
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -83,6 +86,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def visit(browser: Browser, book: str) -> Callable[[str], Visit]:
+def window(browser: Browser) -> Iterator[BrowserContext]:
+    """One window for everybody who changes nothing that the next page would remember."""
+    context = browser.new_context(viewport=DESKTOP, color_scheme="light")
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def visit(window: BrowserContext, book: str) -> Callable[[str], Visit]:
     """page -> what was seen there; each page is opened once a session."""
-    return functools.cache(lambda page: visit_page(browser, f"{book}/{page}.html"))
+    return functools.cache(lambda page: visit_page(window, f"{book}/{page}.html"))

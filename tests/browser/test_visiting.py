@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from browser.conftest import QuietHandler
 from browser.visiting import Visit, visit_page
-from playwright.sync_api import Browser
+from playwright.sync_api import BrowserContext
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
 
 FRAME = """<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>A page</title><style>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
+<title>A page</title><style>
 html {{ background: #fff; color: #111; }}
 html[data-theme="dark"] {{ background: #111; color: #eee; }}
 {style}</style></head><body><main><h1>A page</h1>{body}</main></body></html>"""
@@ -27,7 +28,7 @@ PIXEL = (
 
 
 @pytest.fixture
-def see(browser: Browser, tmp_path: Path) -> Iterator:
+def see(window: BrowserContext, tmp_path: Path) -> Iterator:
     """(body, style) -> what a visit sees on a page made of them."""
     handler = functools.partial(QuietHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -36,7 +37,7 @@ def see(browser: Browser, tmp_path: Path) -> Iterator:
         def look(body: str, style: str = "") -> Visit:
             text = FRAME.format(body=f"<p>Words.</p>{body}", style=style)
             (tmp_path / "page.html").write_text(text, encoding="utf-8")
-            return visit_page(browser, f"http://127.0.0.1:{server.server_port}/page.html")
+            return visit_page(window, f"http://127.0.0.1:{server.server_port}/page.html")
 
         yield look
         server.shutdown()

@@ -1,11 +1,13 @@
 """One visit to a page of the built book: open it once, note everything that the tests ask for.
 
-A visit opens the page at desktop width in the light theme, waits until the formulas are set,
-unfolds what is folded, and takes down errors, requests, formulas, images and axe-core's findings;
-then it turns the theme dark, and at last makes the window as narrow as a phone.
+A visit opens the page in the light theme, waits until the formulas are set, unfolds what is folded,
+and takes down errors, requests, formulas, images, the width on a phone and axe-core's findings in
+both themes.
 
-axe-core's colour contrast looks at every piece of text by itself and takes half a minute on a long
-page. Its answer depends on colours, size and weight alone, so two pieces of each kind are enough.
+Two things keep axe-core from taking half a minute on a long page and change none of its answers.
+Colour contrast depends on colours, size and weight alone, so two texts of each kind are looked at.
+And once those are chosen, `<span>`s that bear nothing but a colour, and the glyphs of formulas,
+which are hidden from screen readers, are taken out of the page.
 """
 
 from __future__ import annotations
@@ -16,9 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
 
-DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 400, "height": 800}
 LOCAL = {"data", "blob", "about"}
 
@@ -68,7 +69,6 @@ UNFOLD = """() => {
 
 # Marks two visible elements for each kind of text: same colour, size, weight and backgrounds.
 SAMPLE_TEXTS = """() => {
-  for (const old of document.querySelectorAll("[data-sample]")) old.removeAttribute("data-sample");
   const known = new Map();
   const layers = (element) => {
     if (!element) return "";
@@ -93,6 +93,14 @@ SAMPLE_TEXTS = """() => {
     kinds.set(kind, count + 1);
   }
   return kinds.size;
+}"""
+
+THIN_OUT = """() => {
+  for (const glyphs of document.querySelectorAll("mjx-container > mjx-math")) glyphs.remove();
+  for (const span of [...document.querySelectorAll("span")].reverse()) {
+    const bare = span.getAttributeNames().every((name) => name === "class" || name === "style");
+    if (bare && !span.querySelector("*")) span.replaceWith(...span.childNodes);
+  }
 }"""
 
 # Elements that stick out to the right and are not inside a box that scrolls by itself.
@@ -127,25 +135,25 @@ class Visit:
     overflow: dict[str, Any] = field(default_factory=dict)
 
 
-def open_page(browser: Browser, address: str, visit: Visit | None = None) -> Page:
-    """Open `address` in a fresh window that reaches no other host; errors go into `visit`."""
+def open_page(context: BrowserContext, address: str, visit: Visit | None = None) -> Page:
+    """Open `address` in a new tab; what goes wrong is written into `visit`.
+
+    The browser itself reaches no other host (conftest.py), which leaves its cache at work.
+    """
     visit = visit if visit is not None else Visit()
     host = urlsplit(address).netloc
-    page = browser.new_context(viewport=DESKTOP, color_scheme="light").new_page()
+    page = context.new_page()
 
-    def keep_home(route: Route, request: Request) -> None:
+    def note(request: Request) -> None:
         parts = urlsplit(request.url)
-        if parts.netloc == host or parts.scheme in LOCAL:
-            route.continue_()
-        else:
+        if parts.netloc != host and parts.scheme not in LOCAL:
             visit.foreign.append(request.url)
-            route.abort()
 
     def listen(message: ConsoleMessage) -> None:
         if message.type == "error":
             visit.errors.append(f"{message.text} ({message.location.get('url', '')})")
 
-    page.route("**/*", keep_home)
+    page.on("request", note)
     page.on("console", listen)
     page.on("pageerror", lambda error: visit.errors.append(str(error)))
     page.on("requestfailed", lambda request: visit.failed.append(request.url))
@@ -154,24 +162,20 @@ def open_page(browser: Browser, address: str, visit: Visit | None = None) -> Pag
     return page
 
 
-def axe(page: Page, context: dict[str, Any] | None = None, **options: Any) -> list[str]:
+def axe(page: Page, **options: Any) -> list[str]:
     """axe-core's serious and critical findings, one line for each element."""
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate(Axe().axe_script)
+        page.evaluate("axe.configure({rules: [{id: 'color-contrast', selector: '[data-sample]'}]})")
     # Without `preload` axe does not fetch the style sheets a second time, from wrong addresses.
-    always = {"resultTypes": ["violations"], "preload": False}
-    results = Axe().run(page, context=context, options={**always, **options})
+    options = {"resultTypes": ["violations"], "preload": False, **options}
+    results = page.evaluate("options => axe.run(options)", options)
     return [
         f"{found['impact']} {found['id']}: {node['html'][:160]} {json.dumps(node['target'])}"
-        for found in results.response["violations"]
+        for found in results["violations"]
         if found["impact"] in ("serious", "critical")
         for node in found["nodes"]
     ]
-
-
-def contrast(page: Page) -> list[str]:
-    """Texts whose colour is too close to what is behind them, two of each kind."""
-    assert page.evaluate(SAMPLE_TEXTS) > 0
-    only = {"type": "rule", "values": ["color-contrast"]}
-    return axe(page, context={"include": [["[data-sample]"]]}, runOnly=only)
 
 
 def set_theme(page: Page, theme: str) -> None:
@@ -180,19 +184,25 @@ def set_theme(page: Page, theme: str) -> None:
     page.evaluate("() => Promise.all(document.getAnimations().map(a => a.finished.catch(() => 0)))")
 
 
-def visit_page(browser: Browser, address: str) -> Visit:
+def visit_page(context: BrowserContext, address: str) -> Visit:
     """Open a page and take down everything."""
     visit = Visit()
-    page = open_page(browser, address, visit)
+    page = open_page(context, address, visit)
     visit.formulas = page.evaluate(FORMULAS)
     visit.raw_tex = page.evaluate(RAW_TEX)
     visit.images = page.evaluate(IMAGES)
     page.evaluate(UNFOLD)
-    visit.axe_light = axe(page, rules={"color-contrast": {"enabled": False}}) + contrast(page)
-    set_theme(page, "dark")
-    visit.axe_dark = contrast(page)  # only colours change with the theme
-    set_theme(page, "light")
+    desktop = page.viewport_size
     page.set_viewport_size(PHONE)
     visit.overflow = page.evaluate(OVERFLOW)
-    page.context.close()
+    page.set_viewport_size(desktop)
+    for theme in ("dark", "light"):
+        set_theme(page, theme)
+        assert page.evaluate(SAMPLE_TEXTS) > 0
+    page.evaluate(THIN_OUT)
+    visit.axe_light = axe(page)
+    set_theme(page, "dark")
+    # Only colours change with the theme.
+    visit.axe_dark = axe(page, runOnly={"type": "rule", "values": ["color-contrast"]})
+    page.close()
     return visit
