@@ -178,10 +178,16 @@ def axe(page: Page, **options: Any) -> list[str]:
     ]
 
 
+STILL = """async () => {
+  await Promise.all(document.getAnimations().map((moving) => moving.finished.catch(() => 0)));
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+}"""
+
+
 def set_theme(page: Page, theme: str) -> None:
-    """Do what the theme's own switch does, without its animation."""
+    """Do what the theme's own switch does, and wait until nothing moves."""
     page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
-    page.evaluate("() => Promise.all(document.getAnimations().map(a => a.finished.catch(() => 0)))")
+    page.evaluate(STILL)
 
 
 def visit_page(context: BrowserContext, address: str) -> Visit:
