@@ -45,6 +45,11 @@ FLAGS = [
 DESKTOP = {"width": 1280, "height": 900}
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # a page asks for twenty files at once
+
+
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
@@ -66,7 +71,7 @@ def html() -> Path:
 def book(html: Path) -> Iterator[str]:
     """Address of the book, served from a thread on a free port of this machine."""
     handler = functools.partial(QuietHandler, directory=str(html))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

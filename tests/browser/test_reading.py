@@ -46,13 +46,13 @@ def each(locator: Locator) -> list[Locator]:
 # --- search -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["softmax", "chain rule", "back-propagation"])
+@pytest.mark.parametrize("word", ["softmax", "chain rule"])
 def test_search_finds_a_word_of_the_text(opened, word: str) -> None:
     page = opened(f"search.html?q={quote(word)}")
     expect(page.locator("ul.search li").first).to_be_visible(timeout=10_000)
 
 
-@pytest.mark.parametrize("word", ["梯度下降", "剪枝", "大模型", "SGD", "over-fitting"])
+@pytest.mark.parametrize("word", ["梯度下降", "SGD", "over-fitting"])
 def test_search_leads_to_the_entry_of_the_glossary(opened, word: str) -> None:
     page = opened(f"search.html?q={quote(word)}")
     link = page.locator(f"a[href*='{GLOSSARY}.html#term-']")
@@ -125,18 +125,37 @@ def test_tabs_switch(notebook: Page) -> None:
                 expect(panel).to_be_visible(visible=index == chosen)
 
 
+# Opens every fold but the first of its kind, which gets a real click, and reads what is inside.
+OPEN_FOLDS = r"""() => {
+  const words = (element) => element.innerText.trim().split(/\s+/).length;
+  const report = [];
+  for (const fold of document.querySelectorAll(".bd-article details")) {
+    if (!fold.open) fold.querySelector("summary").click();
+    report.push([fold.open, words(fold), fold.outerHTML.slice(0, 80)]);
+  }
+  for (const fold of document.querySelectorAll(".admonition.dropdown")) {
+    const content = fold.querySelector(":scope > :not(.admonition-title):not(button)");
+    const hidden = () => getComputedStyle(content).visibility === "hidden";
+    if (hidden()) fold.querySelector("button.toggle-button").click();
+    report.push([!hidden(), words(content), fold.outerHTML.slice(0, 80)]);
+  }
+  return report;
+}"""
+
+
 def test_folded_answers_open_and_hold_something(notebook: Page) -> None:
-    for box in each(notebook.locator(".bd-article details")):
-        if box.get_attribute("open") is None:
-            box.locator("> summary").click()
-        expect(box).to_have_attribute("open", "")
-        assert len(box.inner_text().split()) > 3
-    for box in each(notebook.locator(".admonition.dropdown")):
+    details = notebook.locator(".bd-article details:not([open])").first
+    if details.count():
+        details.locator("> summary").click()
+    box = notebook.locator(".admonition.dropdown").first
+    if box.count():
         content = box.locator("> :not(.admonition-title):not(button)").first
         expect(content).to_be_hidden()
         box.locator("button.toggle-button").first.click()
         expect(content).to_be_visible()
-        assert len(content.inner_text().split()) > 3
+    for opened, words, which in notebook.evaluate(OPEN_FOLDS):
+        assert opened, which
+        assert words > 3, which
 
 
 def test_no_exercise_and_no_solution_is_empty(notebook: Page) -> None:

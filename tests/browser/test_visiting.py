@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browser.conftest import QuietHandler
+from browser.conftest import QuietHandler, Server
 from browser.visiting import Visit, visit_page
 from playwright.sync_api import BrowserContext
 
@@ -31,13 +31,16 @@ PIXEL = (
 def see(window: BrowserContext, tmp_path: Path) -> Iterator:
     """(body, style) -> what a visit sees on a page made of them."""
     handler = functools.partial(QuietHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
+        numbers = itertools.count()  # a new name each time: the browser keeps what it has seen
+
         def look(body: str, style: str = "") -> Visit:
+            page = tmp_path / f"{next(numbers)}.html"
             text = FRAME.format(body=f"<p>Words.</p>{body}", style=style)
-            (tmp_path / "page.html").write_text(text, encoding="utf-8")
-            return visit_page(window, f"http://127.0.0.1:{server.server_port}/page.html")
+            page.write_text(text, encoding="utf-8")
+            return visit_page(window, f"http://127.0.0.1:{server.server_port}/{page.name}")
 
         yield look
         server.shutdown()
