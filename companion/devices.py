@@ -122,6 +122,8 @@ def run(
             that does not apply there.
         AssertionError: the recipe's own check failed.
     """
+    import torch
+
     from companion.training import fit
 
     level = require_accelerator(accelerator)
@@ -134,7 +136,9 @@ def run(
         raise ValueError(f"steps={steps} must be at least 1")
     if devices < 1:
         raise ValueError(f"devices={devices} must be at least 1")
-    recipe = techniques.load(technique.recipe)()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same initial weights on every device
+        recipe = techniques.load(technique.recipe)()
     options = dict(recipe.trainer_options)
     options.update(accelerator=accelerator, progress=progress)
     if precision is not None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 
 import pytest
+
+from companion.techniques import TECHNIQUES, Technique
 
 pytestmark = [
     pytest.mark.tpu,
@@ -15,17 +20,30 @@ pytestmark = [
     ),
 ]
 
+EVIDENCE = """
+import json, sys
+import companion.xla
+from companion import devices, techniques
+chosen = [techniques.get(sys.argv[1])]
+print(json.dumps(devices.evidence("xla-cpu", chosen=chosen, steps=4)["results"][sys.argv[1]]))
+"""
 
-def test_every_recipe_trains_through_xla_as_on_the_cpu() -> None:
-    from companion import devices
-    from companion.techniques import TECHNIQUES
+#: Draw random masks in training: another generator there, other numbers, another loss.
+RANDOM = {"dropout"}
 
-    chosen = [t for t in TECHNIQUES if "xla-cpu" not in t.devices]
-    found = devices.evidence("xla-cpu", chosen=chosen, steps=4)["results"]
-    for technique in chosen:
-        row = found[technique.name]
-        assert row["status"] == "ran", f"{technique.name}: {row.get('reason')}"
-        assert row["max_loss_difference"] <= 1e-5, technique.name
+
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.name)
+def test_a_recipe_trains_through_xla_as_on_the_cpu(technique: Technique) -> None:
+    """In a process of its own: a failed XLA graph would take the recipes after it along."""
+    if "xla-cpu" in technique.devices:
+        pytest.skip(technique.devices["xla-cpu"])
+    command = [sys.executable, "-c", EVIDENCE, technique.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["status"] == "ran", row.get("reason")
+    if technique.name not in RANDOM:
+        assert row["max_loss_difference"] <= 1e-5
 
 
 def test_the_accelerator_answers_for_xlas_cpu_client() -> None:

@@ -187,7 +187,7 @@ class Dropout(Layer):
         """Return x with a fresh random mask on it (training), or x (evaluation)."""
         if not self.training or self.p == 0:
             return self.keep(x, (True, 1.0))
-        mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - self.p)
+        mask = torch.empty_like(x).bernoulli_(1 - self.p).bool()
         return self.keep(*self.compute(x, mask, self.p))
 
 
