@@ -113,7 +113,7 @@ pages: $(VENV)/.all
 	$(BIN)/python -m pytest -m pages tests
 
 browser: $(VENV)/.all html
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m browser tests
+	$(BIN)/python -m pytest -m browser tests
 
 test-tpu: .venv-tpu/.all
 	PJRT_DEVICE=CPU .venv-tpu/bin/python -m pytest -m tpu tests

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import yaml
-from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).resolve().parents[2]
 # Sphinx makes these by itself.
@@ -29,11 +27,6 @@ def toc_pages() -> list[str]:
 def notebook_pages() -> list[str]:
     """The pages that are notebooks: their text source is a Python file."""
     return [page for page in toc_pages() if (ROOT / page).with_suffix(".py").exists()]
-
-
-def one_worker_each(pages: list[str]) -> list[ParameterSet]:
-    """As parameters of a test, so that all tests of one page run in one process of pytest-xdist."""
-    return [pytest.param(page, marks=pytest.mark.xdist_group(page)) for page in pages]
 
 
 def repository() -> tuple[str, str]:

@@ -10,17 +10,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser.book_pages import EXTRA, one_worker_each, toc_pages
+from browser.book_pages import EXTRA, toc_pages
 from browser.visiting import Visit
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+# One group: pytest-xdist then keeps to one browser, whose cache holds what all pages share.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.timeout(120)]
 
 # Console errors that a reader's browser may show: pattern -> why it is harmless.
 ALLOWED_ERRORS: dict[str, str] = {}
 
 
 PAGES = [*toc_pages(), *EXTRA]
-every_page = pytest.mark.parametrize("page", one_worker_each(PAGES))
+every_page = pytest.mark.parametrize("page", PAGES)
 See = Callable[[str], Visit]
 
 

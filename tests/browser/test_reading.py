@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from browser.book_pages import notebook_pages, one_worker_each, repository
+from browser.book_pages import notebook_pages, repository
 from browser.visiting import open_page
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.timeout(120)]
 
 GLOSSARY = "book/appendix/glossary"
 CLASSES = {"admonition", "dropdown", "exercise", "solution", "toggle", "toggle-hidden"}
@@ -30,7 +30,7 @@ def opened(window: BrowserContext, book: str) -> Iterator:
         page.close()
 
 
-@pytest.fixture(scope="module", params=one_worker_each(notebook_pages()))
+@pytest.fixture(scope="module", params=notebook_pages())
 def notebook(request: pytest.FixtureRequest, window: BrowserContext, book: str) -> Iterator[Page]:
     """Each notebook page once, open for all tests of it; its path is in `page.notebook`."""
     page = open_page(window, f"{book}/{request.param}.html")

@@ -13,7 +13,7 @@ from browser.conftest import QuietHandler, Server
 from browser.visiting import Visit, visit_page
 from playwright.sync_api import BrowserContext
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.timeout(60)]
 
 FRAME = """<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
