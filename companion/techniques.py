@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from companion.architectures import techniques as architectures
+from companion.backprop import techniques as backprop
+from companion.optimization import techniques as optimization
+
 if TYPE_CHECKING:
     from pytorch_lightning import LightningDataModule, LightningModule
 
@@ -75,95 +79,24 @@ class Recipe:
     check: Callable[[FitResult], None]
 
 
-def _page(
-    page: str,
-    *rows: tuple[str, str, str, str],
-    recipes: str = "recipes",
-    devices: Mapping[str, str] | None = None,
-) -> tuple[Technique, ...]:
-    """Rows ``(name, "module:name" within the chapter, form, sources)`` of one page.
-
-    The recipe is the function of the technique's name in the chapter's module `recipes`;
-    `devices` holds for all of these rows.
-    """
-    chapter = page.split("/")[0]
-    return tuple(
-        Technique(
-            name,
-            chapter=chapter,
-            page=page,
-            target=f"companion.{chapter}.{target}",
-            form=form,
-            sources=sources,
-            recipe=f"companion.{chapter}.{recipes}:{name.replace('-', '_')}",
-            devices=devices or {},
-        )
-        for name, target, form, sources in rows
+TECHNIQUES: tuple[Technique, ...] = tuple(
+    Technique(
+        name,
+        chapter=chapter,
+        page=f"{chapter}/{page.name}",
+        target=f"companion.{chapter}.{target}",
+        form=form,
+        sources=sources,
+        recipe=f"companion.{chapter}.{page.recipes}:{name.replace('-', '_')}",
+        devices=page.devices,
     )
-
-
-TECHNIQUES: tuple[Technique, ...] = (
-    *_page(
-        "backprop/losses",
-        ("linear-neuron", "training_loop:layer_forward", "function", "ABE"),
-        ("mse-loss", "losses:mse_loss", "loss", "BE"),
-        ("sigmoid", "losses:sigmoid", "function", "B"),
-        ("binary-cross-entropy", "losses:binary_cross_entropy_with_logits", "loss", "E"),
-        ("softmax", "losses:softmax", "function", "BD"),
-        ("softmax-cross-entropy", "losses:cross_entropy", "loss", "CDE"),
-        ("log-softmax", "losses:log_softmax", "function", ""),
-        ("l2-regularized-loss", "losses:regularized_loss", "loss", "D"),
-        ("five-step-training-loop", "training_loop:train_layer", "function", "ACE"),
-    ),
-    *_page(
-        "backprop/layers",
-        ("linear-layer", "layers:Linear", "layer", "ABE"),
-        ("relu", "layers:ReLU", "layer", "CD"),
-        ("tanh", "layers:Tanh", "layer", ""),
-        ("gelu", "layers:GELU", "layer", ""),
-        ("dropout", "layers:Dropout", "layer", ""),
-        ("embedding", "layers:Embedding", "layer", "C"),
-        ("layer-norm", "normalization:LayerNorm", "layer", ""),
-        ("batch-norm", "normalization:BatchNorm1d", "layer", ""),
-        ("manual-backprop", "manual:ManualBackprop", "lightning-module", "ABE"),
-        recipes="layer_recipes",
-    ),
-    *_page(
-        "backprop/autograd",
-        ("tape-network", "tape_network:TapeClassifier", "lightning-module", ""),
-        ("tape-function", "tape_network:as_torch", "function", ""),
-        ("gradient-check", "gradient_check:gradient_check", "function", ""),
-        ("forward-mode", "forward_mode:jvp", "function", ""),
-        ("hessian-vector-product", "higher_order:hessian_vector_product", "function", ""),
-        recipes="tape_recipes",
-    ),
-    *_page(
-        "backprop/linear_regression",
-        ("linear-regression", "linear_regression:least_squares", "function", "E"),
-        ("gradient-descent-regression", "linear_regression:gradient_descent", "function", "E"),
-        ("ridge-regression", "linear_regression:ridge", "function", "D"),
-        ("feature-standardization", "features:Standardizer", "module", "E"),
-        recipes="regression_recipes",
-    ),
-    *_page(
-        "backprop/linear_regression",
-        ("normal-equation", "linear_regression:normal_equation", "function", ""),
-        ("one-pass-least-squares", "least_squares:LeastSquares", "lightning-module", ""),
-        ("polynomial-regression", "features:polynomial_features", "function", "E"),
-        recipes="regression_recipes",
-        devices={
-            "tpu-compiled": "torch_xla 2.9 cannot compile torch.linalg.qr: it calls the host's CPU"
-        },
-    ),
-    *_page(
-        "backprop/keras",
-        ("keras-twin", "keras_twin:mlp_twin", "function", "DE"),
-        recipes="regression_recipes",
-        devices=dict.fromkeys(
-            ("cuda", "xla-cpu", "tpu-compiled", "tpu"),
-            "it compares two frameworks, so both train on one processor, the CPU",
-        ),
-    ),
+    for chapter, pages in (
+        ("backprop", backprop.PAGES),
+        ("architectures", architectures.PAGES),
+        ("optimization", optimization.PAGES),
+    )
+    for page in pages
+    for name, target, form, sources in page.rows
 )
 
 

@@ -21,6 +21,9 @@ sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
 import repository  # noqa: E402
 
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from course import data  # noqa: E402
+
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 URL = CONFIG["repository"]["url"]
 COLAB_TAGS = {"remove-cell", "skip-execution", "nbval-skip"}
@@ -224,9 +227,8 @@ def test_the_book_builds_strictly_without_torch_and_its_pages_are_in_order(tmp_p
     assert (mathjax / "tex-mml-chtml.js").exists()
     assert (mathjax / "LICENSE").exists()
     techniques = (html / "book" / "appendix" / "techniques.html").read_text(encoding="utf-8")
-    table = (ROOT / "companion" / "techniques.py").read_text(encoding="utf-8")
-    for name in re.findall(r'^        "([a-z0-9-]+)",$', table, re.M):
-        assert f'id="technique-{name}"' in techniques or f'id="{name}"' in techniques
+    for technique in data.load_techniques(ROOT / "companion" / "techniques.py").TECHNIQUES:
+        assert f'id="technique-{technique.name}"' in techniques
 
 
 CLEAN = "# Cover\n\n```{course-map}\n```\n"
@@ -237,8 +239,9 @@ def small_book(folder: Path, text: str) -> Path:
     (folder / "book").mkdir(parents=True)
     shutil.copytree(ROOT / "book" / "_ext", folder / "book" / "_ext")
     shutil.copytree(ROOT / "book" / "_data", folder / "book" / "_data")
-    (folder / "companion").mkdir()
-    shutil.copyfile(ROOT / "companion" / "techniques.py", folder / "companion" / "techniques.py")
+    shutil.copytree(
+        ROOT / "companion", folder / "companion", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copyfile(ROOT / "book" / "references.bib", folder / "book" / "references.bib")
     config = {**CONFIG, "html": {}}
     settings = dict(CONFIG["sphinx"]["config"], html_static_path=[], html_css_files=[])

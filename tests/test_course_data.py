@@ -59,9 +59,11 @@ def test_a_file_that_is_missing_or_no_yaml_is_named(tmp_path: Path) -> None:
 
 
 def test_a_broken_table_of_techniques_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "techniques.py"
+    (tmp_path / "companion").mkdir()
+    path = tmp_path / "companion" / "techniques.py"
     with pytest.raises(DataError, match=r"techniques\.py: is missing"):
         data.load_techniques(path)
+    (tmp_path / "companion" / "__init__.py").touch()
     path.write_text("TECHNIQUES = (")
     with pytest.raises(DataError, match=r"techniques\.py: cannot be executed"):
         data.load_techniques(path)

@@ -8,7 +8,7 @@ wrong with a file raises DataError, one line that names file, entry and rule.
 from __future__ import annotations
 
 import datetime
-import importlib.util
+import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -133,23 +133,37 @@ def data_files(root: Path) -> list[Path]:
     """Every file that :func:`load_course` may read: a page made from them depends on these."""
     found = sorted((root / "book" / "_data").rglob("*.yml"))
     found += sorted((root / "book" / "_data").rglob("*.json"))
-    found += sorted((root / "companion").rglob("*recipes.py"))
-    return [*found, root / "_toc.yml", root / "companion" / "techniques.py"]
+    for pattern in ("*recipes.py", "techniques.py", "rows.py"):
+        found += sorted((root / "companion").rglob(pattern))
+    return [*found, root / "_toc.yml"]
 
 
 def load_techniques(path: Path) -> ModuleType:
-    """Execute `companion/techniques.py` by itself, outside its package."""
-    name = "course_techniques"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if not path.exists() or spec is None or spec.loader is None:
+    """Import `companion.techniques` of the checkout that `path` lies in.
+
+    The rows are data, so neither torch nor an installed companion is needed: whatever of the
+    package is already imported is set aside meanwhile.
+    """
+    if not path.exists():
         raise DataError(f"{path}: is missing")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
+    aside = {name: module for name, module in sys.modules.items() if _of_companion(name)}
+    for name in aside:
+        del sys.modules[name]
+    sys.path.insert(0, str(path.parents[1]))
+    importlib.invalidate_caches()
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module("companion.techniques")
     except Exception as error:
         raise DataError(f"{path}: cannot be executed: {error}") from error
-    return module
+    finally:
+        sys.path.remove(str(path.parents[1]))
+        for name in [name for name in sys.modules if _of_companion(name)]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+
+
+def _of_companion(module: str) -> bool:
+    return module.split(".")[0] == "companion"
 
 
 def read_chapters(path: Path) -> tuple[Chapter, ...]:

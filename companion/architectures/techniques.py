@@ -1,0 +1,7 @@
+"""The techniques of chapter 3: one row each, as `companion.techniques` reads them."""
+
+from __future__ import annotations
+
+from companion.rows import Page
+
+PAGES: tuple[Page, ...] = ()

@@ -1,0 +1,1 @@
+"""Compute accounting: parameters, operations and bytes of a model and of its training."""

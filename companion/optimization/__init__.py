@@ -1,0 +1,1 @@
+"""Chapter 4, Optimization: optimizers, schedules, regularization, preprocessing, tuning."""
