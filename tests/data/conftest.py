@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from toy_dataset import CONTENT, Server
 
-from companion.data.catalogue import DATASETS, DataSet, File
+from companion.data.catalogue import DATASETS, DataSet
+from companion.data.files import File
 
 
 @pytest.fixture
