@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book html linkcheck test lint unit pages browser wheel test-tpu lab notebooks bench repo clean
+.PHONY: help book html linkcheck test data lint unit pages browser wheel test-tpu lab notebooks bench repo clean
 
 help:  ## this list
 	@echo "make book       build the book and serve it until Ctrl-C (no torch needed)"
@@ -96,9 +96,15 @@ repo: $(VENV)/.book
 test: $(VENV)/.all
 	$(MAKE) lint
 	$(MAKE) html
+	$(MAKE) data
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not pages" tests
 	$(BIN)/python -m pytest -m pages tests
 	@echo "all tests passed"
+
+# The data sets that need no system package, so that no test waits for a download.
+data: $(VENV)/.all
+	$(BIN)/companion data fetch japanese-vowels
+	$(BIN)/companion data fetch shakespeare
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
