@@ -3,12 +3,17 @@
 Each one times ours against a named baseline in the same process, in turn, and reports the
 ratio round by round (median, and the smallest and largest): absolute times drift with the
 machine, ratios within one run do not. Nothing here is a test; no time is asserted.
+
+The long ones (`LONG`) run only by name. Each is a module beside this one with ``run() -> dict``,
+the figures; they are stored by `recording.record` in ``companion/results`` with machine, versions
+and date, and the pages show them through `companion.recorded`.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import statistics
 import sys
@@ -188,12 +193,21 @@ BENCHMARKS = {
     "tape": bench_tape,
 }
 
+# By name only: minutes each. What they measure is stored, and the pages show it.
+LONG = ("small-cnn", "adding-problem", "character-gpt")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=sorted(BENCHMARKS))
+    parser.add_argument("--only", choices=sorted([*BENCHMARKS, *LONG]))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.only in LONG:
+        from recording import record
+
+        module = importlib.import_module(options.only.replace("-", "_"))
+        print(f"stored in {record(options.only, module.run())}")
+        return 0
     results = []
     for name, run in BENCHMARKS.items():
         if options.only not in (None, name):
