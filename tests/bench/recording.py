@@ -26,6 +26,7 @@ def record(name: str, measured: dict[str, Any]) -> Path:
         "command": f"make bench ONLY={name}",
     }
     path = FOLDER / f"{name.replace('-', '_')}.json"
+    FOLDER.mkdir(exist_ok=True)
     temporary = path.with_suffix(".partial")
     temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
