@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,6 +41,15 @@ __all__ = [
 ]
 
 
+def _in_full(output: Tensor) -> Tensor:
+    """Return `output` in single precision if it has less.
+
+    Autocast computes torch's own losses in single precision; a loss of the caller's would be
+    computed in bfloat16, with three digits.
+    """
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
 class Regressor(Learner):
     """Fit a network to real targets; logs ``train_loss``, ``val_loss`` and ``test_loss``.
 
@@ -54,7 +64,7 @@ class Regressor(Learner):
         x, y = batch
         prediction = self(x)
         if self.loss is not None:
-            return {"loss": self.loss(prediction, y)}, len(y)
+            return {"loss": self.loss(_in_full(prediction), y)}, len(y)
         if prediction.shape != y.shape:
             raise ValueError(
                 f"prediction of shape {tuple(prediction.shape)} and target of shape "
@@ -78,7 +88,7 @@ class Classifier(Learner):
         logits = self(x)
         if not self._checked:
             self._check(logits, y)
-        loss = F.cross_entropy(logits, y) if self.loss is None else self.loss(logits, y)
+        loss = F.cross_entropy(logits, y) if self.loss is None else self.loss(_in_full(logits), y)
         if self.training:
             return {"loss": loss}, len(y)
         return {"loss": loss, "accuracy": (logits.argmax(dim=-1) == y).to(loss).mean()}, len(y)
@@ -127,7 +137,9 @@ class LanguageModel(Learner):
                 "(batch, time, vocabulary) and (batch, time) are needed"
             )
         loss = F.cross_entropy if self.loss is None else self.loss
-        return {"loss": loss(logits.flatten(0, 1), y.flatten())}, (y != self.IGNORED).sum()
+        return {"loss": loss(_in_full(logits).flatten(0, 1), y.flatten())}, (
+            y != self.IGNORED
+        ).sum()
 
     def derive(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the perplexity, ``exp(loss)`` of the epoch's mean loss."""

@@ -165,3 +165,18 @@ def test_bfloat16_autocast_learns_as_well() -> None:
     result = fit(Classifier(mlp()), Digits(flatten=True), epochs=10, precision="bf16-mixed")
     assert result.metrics["val_accuracy"] > 0.9
     assert {p.dtype for p in result.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_of_the_caller_s_is_computed_in_the_full_precision(dtype: torch.dtype) -> None:
+    seen: list[torch.dtype] = []
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.dtype)
+        return nn.functional.cross_entropy(logits, labels)
+
+    module = Classifier(mlp().to(dtype), loss=loss)
+    precision = "bf16-mixed" if dtype is torch.float32 else "64-true"
+    digits = Digits(flatten=True, dtype=dtype)
+    fit(module, digits, max_steps=1, precision=precision, limit_val_batches=0)
+    assert seen == [dtype]
