@@ -102,7 +102,8 @@ def count(
 ) -> Count:
     """Run `module` on `inputs` once and count the operations of that pass and of its backward pass.
 
-    Nothing is differentiated: the backward pass follows from what needs a gradient.
+    Nothing is differentiated: the backward pass follows from what needs a gradient. Under
+    ``torch.no_grad()`` there is none.
 
     Args:
         inputs: what the module's ``forward`` takes.
@@ -142,13 +143,15 @@ def count(
         ) -> None:
             inputs = inspect.signature(part.forward).bind(*positional, **keywords).arguments
             shape = tuple(output.shape) if isinstance(output, Tensor) else None
-            rows.append(Row(name, type(part).__name__, own, rule(part, inputs, output), shape))
+            cost = rule(part, inputs, output)
+            if not torch.is_grad_enabled():
+                cost = Cost(cost.forward)
+            rows.append(Row(name, type(part).__name__, own, cost, shape))
 
         handles.append(part.register_forward_hook(note, with_kwargs=True))
     parameters = count_parameters(module)
     try:
-        with torch.enable_grad():
-            module(*inputs)
+        module(*inputs)
     finally:
         for handle in handles:
             handle.remove()
