@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,3 +17,9 @@ def check_fraction(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a number in ``[0, 1)``."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}: a number in [0, 1) is needed")
+
+
+def check_rule(name: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
+    """Raise ValueError unless `value` is a real number for which `holds` says yes."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
+        raise ValueError(f"{name}={value!r}: {rule} is needed")

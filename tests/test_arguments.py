@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from companion.arguments import check_fraction, check_integer
+from companion.arguments import check_fraction, check_integer, check_rule
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(3)])
@@ -30,3 +30,13 @@ def test_fractions_below_one_pass(value: Any) -> None:
 def test_anything_else_is_refused_as_fraction(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^share=.*: a number in \[0, 1\) is needed$"):
         check_fraction("share", value)
+
+
+def test_numbers_that_keep_a_rule_pass() -> None:
+    check_rule("gamma", 0.5, lambda g: 0 < g <= 1, "a number in (0, 1]")
+
+
+@pytest.mark.parametrize("value", [0, -1.0, 2, "0.5", None, True, float("nan")])
+def test_anything_that_breaks_a_rule_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^gamma=.*: a number in \(0, 1\] is needed$"):
+        check_rule("gamma", value, lambda g: 0 < g <= 1, "a number in (0, 1]")

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from companion.backprop.losses import CROSS_ENTROPY, Loss
 from companion.learner import Learner, OptimizerFactory, SchedulerFactory
@@ -108,17 +109,33 @@ class ManualBackprop(Learner):
     def advance_schedule(self) -> None:
         """Move the learning rate on: in manual optimization the Trainer does not."""
         scheduler: Any = self.lr_schedulers()
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        if isinstance(scheduler, ReduceLROnPlateau):
+            if "val_loss" not in self.trainer.callback_metrics:
+                raise ValueError(
+                    "scheduler=ReduceLROnPlateau: it watches val_loss, and the data have no "
+                    "validation set"
+                )
             scheduler.step(self.trainer.callback_metrics["val_loss"])
         elif scheduler is not None:
             scheduler.step()
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and its scheduler, which `advance_schedule` moves."""
+        """Build the optimizer and its scheduler, which `advance_schedule` moves.
+
+        Raises:
+            ValueError: as `Learner`; a `ReduceLROnPlateau` that should advance after each step,
+                when there is no validation loss yet.
+        """
         configured = super().configure_optimizers()
-        if isinstance(configured, dict):
-            return [configured["optimizer"]], [configured["lr_scheduler"]["scheduler"]]
-        return configured
+        if not isinstance(configured, dict):
+            return configured
+        scheduler = configured["lr_scheduler"]["scheduler"]
+        if isinstance(scheduler, ReduceLROnPlateau) and self.scheduler_interval == "step":
+            raise ValueError(
+                "scheduler_interval='step': ReduceLROnPlateau watches val_loss, which is there "
+                "at the end of an epoch; use 'epoch'"
+            )
+        return [configured["optimizer"]], [scheduler]
 
     def on_fit_start(self) -> None:
         """Refuse the one precision that would silently scale the gradients."""

@@ -77,6 +77,26 @@ def test_a_plateau_schedule_sees_the_validation_loss():
     assert result.trainer.optimizers[0].param_groups[0]["lr"] == 0.125  # no loss is good enough
 
 
+def test_a_plateau_schedule_cannot_advance_after_each_step():
+    module = ManualBackprop(
+        Sequential(Linear(64, 10)),
+        scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau,
+        scheduler_interval="step",
+    )
+    with pytest.raises(ValueError, match="scheduler_interval='step': ReduceLROnPlateau watches"):
+        fit(module, Digits(flatten=True, limit=64), epochs=1)
+
+
+def test_a_plateau_schedule_without_a_validation_set_is_refused():
+    module = ManualBackprop(
+        Sequential(Linear(64, 10)), scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau
+    )
+    images = Digits(flatten=True, limit=64)
+    images.setup()
+    with pytest.raises(ValueError, match="the data have no validation set"):
+        fit(module, Arrays(images.train), epochs=1)
+
+
 def test_it_logs_what_classifier_logs():
     data = partial(Digits, flatten=True)
     options = {"epochs": 2, "test": True}
