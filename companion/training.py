@@ -88,10 +88,14 @@ class Classifier(Learner):
         logits = self(x)
         if not self._checked:
             self._check(logits, y)
-        loss = F.cross_entropy(logits, y) if self.loss is None else self.loss(_in_full(logits), y)
+        loss = self.criterion(logits, y)
         if self.training:
             return {"loss": loss}, len(y)
         return {"loss": loss, "accuracy": (logits.argmax(dim=-1) == y).to(loss).mean()}, len(y)
+
+    def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of logits (batch, classes) against class indices (batch,)."""
+        return F.cross_entropy(logits, y) if self.loss is None else self.loss(_in_full(logits), y)
 
     def _check(self, logits: Tensor, y: Tensor) -> None:
         """Check the shapes, and that there is an output for every class."""
