@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from architectures.transformer_checks import spread_out
+from architectures.attention_checks import spread_out
 from torch.testing import assert_close
 
 

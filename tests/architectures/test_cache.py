@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures.transformer_checks import normal
+from architectures import attention_checks as checks
+from backprop.layer_checks import normal
 
+from companion.architectures import cache as module
 from companion.architectures.cache import KeyValueCache
 
 
 def test_it_returns_all_positions_so_far_and_copies_none():
-    cache = KeyValueCache(num_layers=2, capacity=6)
-    key, value = normal((2, 3, 5, 4), 0), normal((2, 3, 5, 4), 1)
-    addresses = set()
-    for start, stop in ((0, 2), (2, 3), (3, 5)):
-        for layer in (0, 1):
-            keys, values = cache.update(
-                layer, key[..., start:stop, :] + layer, value[..., start:stop, :] - layer
-            )
-            assert torch.equal(keys, key[..., :stop, :] + layer)
-            assert torch.equal(values, value[..., :stop, :] - layer)
-            addresses.add(keys.data_ptr())
-        cache.advance(stop - start)
-    assert cache.length == 5
-    assert len(addresses) == 2
-    assert cache.num_bytes() == 2 * 2 * (2 * 3 * 5 * 4) * 8
+    checks.check_cache_object(module)
 
 
 def test_truncated_positions_are_written_over():

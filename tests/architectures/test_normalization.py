@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import transformer_checks as checks
-from architectures.transformer_checks import TIGHT, normal
+from backprop.layer_checks import TIGHT, normal
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 

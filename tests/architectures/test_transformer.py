@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 import torch
 from architectures import transformer_checks as checks
-from architectures.transformer_checks import TIGHT
+from architectures.attention_checks import spread_out
+from backprop.layer_checks import TIGHT
 from torch.testing import assert_close
 
 from companion.architectures import transformer as module
@@ -42,13 +43,17 @@ def test_no_token_is_seen_before_its_time():
     checks.check_no_leak(module)
 
 
+def test_the_stream_is_normalised_at_its_end():
+    checks.check_final_norm(module)
+
+
 def test_tied_embeddings_are_one_parameter_that_both_ends_train():
     checks.check_tied(module)
 
 
 def test_an_encoder_sees_both_sides_and_no_padding():
     model = GPT(small(causal=False)).double().eval()
-    checks.spread_out(model)
+    spread_out(model)
     ids = torch.randint(10, (2, 6))
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     changed = ids.clone()
@@ -62,7 +67,7 @@ def test_an_encoder_sees_both_sides_and_no_padding():
 
 def test_padding_on_the_left_under_a_cache_is_hidden_too():
     model = GPT(small(**LLAMA)).double().eval()
-    checks.spread_out(model)
+    spread_out(model)
     ids, mask = torch.randint(10, (2, 6)), torch.ones(2, 6, dtype=torch.bool)
     mask[0, :2] = False
     with torch.no_grad():
