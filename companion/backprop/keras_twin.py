@@ -171,7 +171,7 @@ def mlp_twin(
             stack.append(layers.LayerNormalization(epsilon=1e-5, dtype=dtype))
         elif normalization == "batch":
             stack.append(layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype))
-        function = _gelu if activation == "gelu" else activation
+        function = gelu if activation == "gelu" else activation
         stack.append(layers.Activation(function, dtype=dtype))
         if dropout:
             stack.append(layers.Dropout(dropout, dtype=dtype))
@@ -179,7 +179,7 @@ def mlp_twin(
     return load().keras.Sequential(stack)
 
 
-def _gelu(x: Any) -> Any:
+def gelu(x: Any) -> Any:
     """x Φ(x). Keras's own goes through a √2 in float32, so in float64 it is off by about 1e-9."""
     tf = load().tf
     return x * (1 + tf.math.erf(x / tf.sqrt(tf.constant(2, x.dtype)))) / 2

@@ -65,7 +65,7 @@ def test_running_statistics_in_the_wrong_order_are_caught():
 
 
 def test_kerass_rounded_gelu_is_caught_in_float64():
-    old, new = '_gelu if activation == "gelu" else activation', "activation"
+    old, new = 'gelu if activation == "gelu" else activation', "activation"
     assert_caught(lambda m: checks.check_mlp(m, "gelu", None, "float64"), old, new)
 
 
