@@ -24,7 +24,7 @@ from companion.architectures.positions import (
 )
 from companion.architectures.transformer import Block
 from companion.compute import operations
-from companion.compute.counting import Rule, elementwise_rule, normalization_rule
+from companion.compute.counting_rules import Rule, elementwise_rule, normalization_rule
 from companion.compute.operations import Cost
 
 

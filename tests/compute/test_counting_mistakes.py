@@ -11,7 +11,7 @@ from compute.counting_checks import assert_equal_to_library, numbers
 from planting import mutant
 from torch import nn
 
-from companion.compute import counting, operations
+from companion.compute import counting, counting_rules, operations
 
 
 def assert_caught(
@@ -66,28 +66,41 @@ def test_a_gradient_for_the_first_state_that_nobody_asked_for_is_caught():
     assert_caught(checks.check_recurrent, operations, old, new)
 
 
+def with_rules(rules: ModuleType) -> ModuleType:
+    """The counting module, told to take these rules."""
+    return mutant(
+        counting,
+        "known = {**RULES, **(rules or {})}",
+        f"known = __import__('sys').modules[{rules.__name__!r}].RULES",
+    )
+
+
 def check_network(module: ModuleType) -> None:
+    module = with_rules(module)
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     assert_equal_to_library(module, network, numbers(2, 5, 3))
 
 
 def test_an_input_gradient_counted_for_the_first_layer_is_caught():
     old = '"input_gradient": isinstance(first, Tensor) and first.requires_grad'
-    assert_caught(check_network, counting, old, '"input_gradient": True')
+    assert_caught(check_network, counting_rules, old, '"input_gradient": True')
 
 
 def test_a_sequence_counted_as_one_row_is_caught():
-    assert_caught(check_network, counting, "prod(output.shape[:-1]),", "output.shape[0],")
+    assert_caught(check_network, counting_rules, "prod(output.shape[:-1]),", "output.shape[0],")
 
 
 def check_layers_and_directions(module: ModuleType) -> None:
+    module = with_rules(module)
     assert_equal_to_library(module, nn.LSTM(3, 4, 2, bidirectional=True), numbers(5, 2, 3))
 
 
 def test_a_second_direction_that_is_left_out_is_caught():
-    assert_caught(check_layers_and_directions, counting, "return cost * directions", "return cost")
+    assert_caught(
+        check_layers_and_directions, counting_rules, "return cost * directions", "return cost"
+    )
 
 
 def test_a_second_layer_with_the_first_one_s_inputs_is_caught():
     old = "part.input_size if layer == 0 else part.hidden_size * directions"
-    assert_caught(check_layers_and_directions, counting, old, "part.input_size")
+    assert_caught(check_layers_and_directions, counting_rules, old, "part.input_size")
