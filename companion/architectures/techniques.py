@@ -4,4 +4,19 @@ from __future__ import annotations
 
 from companion.rows import Page
 
-PAGES: tuple[Page, ...] = ()
+PAGES: tuple[Page, ...] = (
+    Page(
+        "cnn",
+        ("convolution", "convolution:Conv2d", "layer", "AC"),
+        ("im2col-convolution", "im2col:im2col", "function", ""),
+        ("field-of-view", "receptive_field:receptive_field", "function", ""),
+        ("max-pooling", "pooling:MaxPool2d", "layer", "CD"),
+        ("average-pooling", "pooling:AvgPool2d", "layer", "CD"),
+        ("batch-norm-2d", "batch_norm:BatchNorm2d", "layer", ""),
+        ("lenet-300-100", "cnn:LeNet300100", "module", ""),
+        ("lenet-5", "cnn:LeNet5", "module", "C"),
+        ("small-cnn", "cnn:SmallCNN", "module", "CD"),
+        ("residual-network", "cnn:ResNet", "module", ""),
+        recipes="cnn_recipes",
+    ),
+)
