@@ -17,8 +17,8 @@ layers, which `companion.architectures.bptt` handles for all time steps at once.
 names and the layout of torch.nn: (G·H, F) and (G·H, H).
 
 The GRU is the variant of cuDNN and torch.nn: the reset gate r multiplies the *product* h W_hhᵀ + b.
-In the paper it multiplies h itself, before the product, tanh(a_n + (r ⊙ h) W_hhᵀ), and z and 1 − z
-have changed places in some versions of it.
+In the paper it multiplies h itself, before the product, tanh(a_n + (r ⊙ h) W_hhᵀ). (Some later
+papers also write z where this one has 1 − z.)
 
 Sources: Elman, "Finding structure in time", Cognitive Science 14 (1990); Hochreiter and
 Schmidhuber, "Long short-term memory", Neural Computation 9 (1997), with the forget gate of Gers,

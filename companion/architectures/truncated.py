@@ -23,6 +23,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from companion.architectures.clipping import clip_grad_norm_
 from companion.arguments import check_integer
 from companion.learner import OptimizerFactory
 from companion.training import LanguageModel
@@ -83,7 +84,7 @@ class TruncatedBPTT(LanguageModel):
             optimizer.zero_grad()
             self.manual_backward(summed / count.clamp(min=1))
             if self.max_norm is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+                clip_grad_norm_(self.network.parameters(), self.max_norm)
             optimizer.step()
             total, counted = total + summed.detach(), counted + count
         loss = total / counted

@@ -268,3 +268,8 @@ def check_lags(lags: ModuleType) -> None:
                 assert_close(found[row, lag], norm, rtol=1e-9, atol=1e-12)
 
     run()
+
+
+def check_mask(sequences: ModuleType) -> None:
+    found = sequences.mask(torch.tensor([2, 4, 1]), 4)
+    assert found.tolist() == [[True, True, False, False], [True] * 4, [True] + [False] * 3]
