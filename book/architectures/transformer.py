@@ -67,12 +67,13 @@ assert best > 98
 # A sequence of $T$ tokens asks, a sequence of $S$ tokens is looked at (often the same one). Each
 # query and each key is a vector of $D$ numbers, each value one of $E$ numbers, mostly $E = D$.
 #
-# $$\underbrace{\mathbf S}_{(T, S)} = \frac{Q K^\top}{\sqrt D}, \qquad
-# P_{ts} = \frac{e^{\mathbf S_{ts}}}{\sum_{r} e^{\mathbf S_{tr}}}, \qquad
+# $$\underbrace{Z}_{(T, S)} = \frac{Q K^\top}{\sqrt D}, \qquad
+# P_{ts} = \frac{e^{Z_{ts}}}{\sum_{r=1}^{S} e^{Z_{tr}}}, \qquad
 # \underbrace{O}_{(T, E)} = P\,V .$$
 #
-# Each row of $P$ adds up to 1, so each output is a weighted mean of the values. That is all there
-# is {cite:p}`vaswani2017attention`.
+# $Z$ holds the **scores**, one for each query and key; a softmax makes **weights** $P$ of them, row
+# by row. Each row of $P$ adds up to 1, so each output is a weighted mean of the values
+# {cite:p}`vaswani2017attention`.
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(7.6, 2.6))
@@ -138,21 +139,25 @@ expected = F.scaled_dot_product_attention(Q, K, V)
 torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
 torch.testing.assert_close(attention_one_by_one(Q, K, V), expected, rtol=1e-10, atol=1e-12)
 print("Q", tuple(Q.shape), " K", tuple(K.shape), " V", tuple(V.shape))
-print("P", tuple(P.shape), " O", tuple(output.shape), " rows of P add up to", P.sum(1).tolist())
+print("P", tuple(P.shape), " O", tuple(output.shape))
+print("rows of P add up to", [round(row, 9) for row in P.sum(1).tolist()])
 
 # %% [markdown]
 # ### And backward
 #
-# Let $\delta = \partial L/\partial O$, of shape $(T, E)$. Two products and a softmax, each of which
-# you know from {doc}`the page on layers <../backprop/layers>`, in reverse:
+# Let $\delta = \partial L/\partial O$, of shape $(T, E)$. From $O_{te} = \sum_s P_{ts} V_{se}$
+# follow $\partial L/\partial V_{se} = \sum_t P_{ts}\,\delta_{te}$ and
+# $\partial L/\partial P_{ts} = \sum_e \delta_{te} V_{se}$; the product $QK^\top$ goes the same
+# way. The softmax between them you know from {doc}`the page on layers <../backprop/layers>`. All
+# together, last things first:
 #
 # $$\frac{\partial L}{\partial V} = P^\top\delta, \qquad
 # G = \frac{\partial L}{\partial P} = \delta V^\top, \qquad
-# \frac{\partial L}{\partial \mathbf S} = P \odot \Bigl(G - \textstyle\sum_s P_{ts} G_{ts}\Bigr),$$
-# $$\frac{\partial L}{\partial Q} = \frac{1}{\sqrt D}\,\frac{\partial L}{\partial \mathbf S}\,K,
+# \frac{\partial L}{\partial Z} = P \odot \Bigl(G - \textstyle\sum_s P_{ts} G_{ts}\Bigr),$$
+# $$\frac{\partial L}{\partial Q} = \frac{1}{\sqrt D}\,\frac{\partial L}{\partial Z}\,K,
 # \qquad
 # \frac{\partial L}{\partial K} =
-# \frac{1}{\sqrt D}\Bigl(\frac{\partial L}{\partial \mathbf S}\Bigr)^{\!\top} Q .$$
+# \frac{1}{\sqrt D}\Bigl(\frac{\partial L}{\partial Z}\Bigr)^{\!\top} Q .$$
 #
 # The middle formula is the softmax's vector–Jacobian product, row by row. Note what must be kept
 # for it: $P$, all $T \times S$ numbers of it.
@@ -162,9 +167,9 @@ print("P", tuple(P.shape), " O", tuple(output.shape), " rows of P add up to", P.
 def attention_backward(delta, Q, K, V, P):
     grad_V = P.T @ delta  # (S, E)
     G = delta @ V.T  # (T, S)
-    grad_S = P * (G - (P * G).sum(dim=1, keepdim=True))  # (T, S)
+    grad_Z = P * (G - (P * G).sum(dim=1, keepdim=True))  # (T, S)
     scale = 1 / math.sqrt(Q.shape[1])
-    return grad_S @ K * scale, grad_S.T @ Q * scale, grad_V  # (T, D), (S, D), (S, E)
+    return grad_Z @ K * scale, grad_Z.T @ Q * scale, grad_V  # (T, D), (S, D), (S, E)
 
 
 leaves = [value.clone().requires_grad_() for value in (Q, K, V)]
@@ -314,6 +319,7 @@ for attend in (attention, lambda *a: scaled_dot_product(*a)[0]):
 # :class: mistake
 # Setting forbidden weights to 0 *after* the softmax hides the values, but the forbidden scores are
 # still in the denominator: the rows no longer add up to 1, and the future leaks through them.
+# (Caught by `test_a_mask_after_the_softmax_is_caught`.)
 # :::
 
 
@@ -386,15 +392,17 @@ print("MultiHeadAttention equals torch.nn.MultiheadAttention:", tuple(expected.s
 # %% [markdown]
 # A model that generates keeps the keys and values of all tokens so far, the **key–value cache**, so
 # that each new token costs one row of attention and not $T$ of them. The cache grows with $T$ and
-# soon outweighs everything else. **Grouped-query attention** {cite:p}`ainslie2023gqa` therefore
-# lets several heads of queries share one head of keys and values. Per token and layer:
+# with the number of texts that are written at once. **Grouped-query attention**
+# {cite:p}`ainslie2023gqa` therefore lets several heads of queries share one head of keys and
+# values. Per token and layer, and for eight texts of 4,096 tokens in 32 layers:
 
 # %%
-heads, head_dim = 32, 128  # the sizes of a 7-billion-parameter Llama, in bfloat16
+head_dim = 128  # the sizes of a 7-billion-parameter Llama, 32 heads of queries, in bfloat16
 for kv_heads, name in ((32, "multi-head"), (8, "grouped, 8"), (1, "multi-query")):
     per_token = 2 * kv_heads * head_dim * 2
-    context = per_token * 32 * 4096
-    print(f"{name:11s} {per_token:6,} bytes a token and layer, {context / 2**30:.2f} GiB for 4,096")
+    in_all = 8 * 4096 * 32 * per_token
+    print(f"{name:11s} {per_token:6,} bytes a token and layer, {in_all / 2**30:5.2f} GiB in all")
+print(f"the weights of such a model, for comparison: {2 * 6.7e9 / 2**30:.1f} GiB")
 
 # %% [markdown]
 # ## What it costs
@@ -455,6 +463,7 @@ for name in kinds:
     )
 assert 3.5 < kept["naive"][-1] / kept["naive"][-2] < 4.1
 assert kept["fused"][-1] / kept["fused"][-2] < 2.1
+assert all(ms[-1] / ms[-2] > 2.5 for ms in took.values())
 
 # %% tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.3))
@@ -475,6 +484,10 @@ for axes, curves, title, label in (
     axes.set_title(title, fontsize=11)
 panels[0].legend()
 plt.show()
+
+# %% [markdown]
+# The naive form also moves its tables through memory, several times over. Its time leaves the other
+# curve where they have become too large for the processor to keep near.
 
 # %% [markdown]
 # ## Where a token stands
@@ -622,6 +635,7 @@ x_batch, y_batch = (part[:16] for part in repeats.train)
 
 
 def last_gradient(depth, norm_first):
+    """Return the gradient's norm in the last block, and the spread of the stream after it."""
     torch.manual_seed(0)
     model = GPT(TransformerConfig(16, 24, depth, 4, 64, norm_first=norm_first))
     for module in model.blocks.modules():
@@ -629,16 +643,19 @@ def last_gradient(depth, norm_first):
             nn.init.xavier_normal_(module.weight)
     logits = model(x_batch).flatten(0, 1)
     F.cross_entropy(logits, y_batch.flatten()).backward()
-    return model.blocks[-1].feed_forward.down.weight.grad.norm().item()
+    with torch.no_grad():
+        stream = model.embed(x_batch)
+        for block in model.blocks:
+            stream = block(stream)
+    return model.blocks[-1].feed_forward.down.weight.grad.norm().item(), stream.std().item()
 
 
 depths = [2, 6, 12, 24, 48]
-sizes = {
-    name: [last_gradient(depth, norm_first) for depth in depths]
-    for name, norm_first in (("pre-norm", True), ("post-norm", False))
-}
-for name, values in sizes.items():
-    print(f"{name:9s} 48 blocks / 2 blocks: {values[-1] / values[0]:.2f}")
+sizes = {}
+for name, norm_first in (("pre-norm", True), ("post-norm", False)):
+    sizes[name], spreads = zip(*[last_gradient(d, norm_first) for d in depths], strict=True)
+    print(f"{name:9s} gradient, 48 blocks / 2 blocks: {sizes[name][-1] / sizes[name][0]:.2f}")
+    print(f"{name:9s} spread of the stream at its end: {[round(s, 1) for s in spreads]}")
 assert sizes["pre-norm"][-1] / sizes["pre-norm"][0] < 0.4
 assert 0.7 < sizes["post-norm"][-1] / sizes["post-norm"][0] < 1.5
 
@@ -741,15 +758,15 @@ print(f"Llama 7B: {parameter_count(llama):,} parameters")
 # with `num_kv_heads`). This is checked with the library that people really use: randomly
 # initialised GPT-2 and Llama models of `transformers`, their weights read by `from_gpt2` and
 # `from_llama` in `companion.architectures.hugging_face`, give the same logits to $10^{-5}$. See
-# `tests/architectures/test_hugging_face.py`; this page does not import `transformers`, which takes
-# longer than all of its cells.
+# `tests/architectures/test_hugging_face.py`; this page can do without `transformers`.
 
 # %% [markdown]
 # ## What attention learns
 #
 # A piece of random tokens, then the same piece again. Its length differs from sequence to
 # sequence, so counting does not help. Whoever has just read a token must find its *last
-# occurrence*, and say what came after it then. The loss counts only where the answer can be known.
+# occurrence*, and say what came after it then. (Some tokens occur twice in a piece; there it takes
+# more than one token to be sure.) The loss counts only where the answer can be known.
 
 # %%
 from companion.training import LanguageModel, fit
@@ -758,24 +775,33 @@ print("tokens :", repeats.train[0][0].tolist())
 print("targets:", repeats.train[1][0].tolist(), " (-100: does not count)")
 
 # %% tags=["nbval-ignore-output"]
-steps = 400
-torch.manual_seed(0)
-model = GPT(TransformerConfig(16, 24, 2, 2, 48, positions="rotary"))
-learner = LanguageModel(
-    model,
-    optimizer=partial(torch.optim.AdamW, lr=5e-3),
-    scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=5e-3, total_steps=steps),
-    scheduler_interval="step",
-)
-result = fit(learner, repeats, max_steps=steps, precision="32-true")
-model.eval()
+steps = 300
 x_val, y_val = repeats.validation
-with torch.no_grad():
-    guesses = model(x_val).argmax(-1)
-accuracy = (guesses == y_val)[y_val >= 0].double().mean().item()
+
+
+def train(num_layers, use_positions=True):
+    """Return a trained model, what `fit` says, and the share of the known tokens it gets right."""
+    torch.manual_seed(0)
+    positions = "rotary" if use_positions else "learnt"
+    model = GPT(TransformerConfig(16, 24, num_layers, 2, 48, positions=positions))
+    if not use_positions:
+        model.positions = None  # nothing is added any more
+    learner = LanguageModel(
+        model,
+        optimizer=partial(torch.optim.AdamW, lr=5e-3),
+        scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=5e-3, total_steps=steps),
+        scheduler_interval="step",
+    )
+    result = fit(learner, repeats, max_steps=steps, precision="32-true")
+    with torch.no_grad():
+        guesses = model.eval()(x_val).argmax(-1)
+    return model, result, (guesses == y_val)[y_val >= 0].double().mean().item()
+
+
+model, result, accuracy = train(num_layers=2)
 print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps")
 print(f"{result.seconds:.0f} s; {accuracy:.1%} of the tokens right, {1 / 16:.1%} is chance")
-assert accuracy > 0.93
+assert accuracy > 0.9
 
 # %% tags=["hide-input"]
 plt.plot(result.step_losses, color=COLORS[1])
@@ -792,7 +818,7 @@ plt.show()
 # Two patterns are measured for each head: how much weight goes to the token just before, and how
 # much to the token that came *after* the last occurrence of the present one.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 with torch.no_grad():
     stream, patterns = model.embed(x_val), []
     for block in model.blocks:
@@ -821,15 +847,16 @@ for name, layers in scores.items():
 previous = int(torch.tensor(scores["previous token"][0]).argmax())
 induction = int(torch.tensor(scores["after the last occurrence"][1]).argmax())
 sample = int((period == 9).double().argmax())
+letters = [chr(65 + token) for token in x_val[sample].tolist()]  # A to P for the 16 tokens
 figure, panels = plt.subplots(1, 2, figsize=(7.6, 4.0), sharey=True)
 for axes, weights, title in (
     (panels[0], patterns[0][sample, previous], "Layer 1: the one before"),
     (panels[1], patterns[1][sample, induction], "Layer 2: what followed last time"),
 ):
     picture = axes.imshow(weights, vmin=0, vmax=1, cmap="cividis_r")
-    axes.set_xticks(places, x_val[sample].tolist(), fontsize=7)
-    axes.set_yticks(places, x_val[sample].tolist(), fontsize=7)
-    axes.set_xlabel("key (its token)")
+    axes.set_xticks(places, letters, fontsize=7)
+    axes.set_yticks(places, letters, fontsize=7)
+    axes.set_xlabel("key (its token, A to P)")
     axes.set_title(title, fontsize=11)
     axes.grid(False)
 panels[0].set_ylabel("query (its token)")
@@ -838,11 +865,11 @@ plt.show()
 assert max(scores["after the last occurrence"][1]) > 0.5
 
 # %% [markdown]
-# The network was told nothing of this. One head of the first layer copies, to each token, what
-# stood just before it. A head of the second layer then looks for a place whose *predecessor* is
-# the present token, and finds what to say. Such pairs are called **induction heads**
-# {cite:p}`olsson2022context`; they turn up in large language models too, and the sudden fall of the
-# loss above is the moment when the pair is complete.
+# The network was told nothing of this. The heads of the first layer put much of their weight on the
+# token just before, and so write into each place what stood in front of it. A head of the second
+# layer then looks for a place whose *predecessor* is the present token, and says what it finds
+# there. Such pairs are called **induction heads** {cite:p}`olsson2022context`. They turn up in
+# large language models too, and there as here the loss falls suddenly when the pair is complete.
 #
 # When such a model writes, token by token, the cache spares it the past. Same logits, one pass of
 # length 1 a token, with a `KeyValueCache`:
@@ -863,17 +890,17 @@ print(f"24 steps with the cache equal one pass; it holds {cache.num_bytes():,} b
 # ::::{tab-set}
 # :::{tab-item} CPU
 # ```python
-# fit(LanguageModel(GPT(config)), data, max_steps=400, accelerator="cpu")
+# fit(LanguageModel(GPT(config)), data, max_steps=300, accelerator="cpu")
 # ```
 # :::
 # :::{tab-item} On a GPU
 # ```python
-# fit(LanguageModel(GPT(config)), data, max_steps=400, accelerator="gpu")
+# fit(LanguageModel(GPT(config)), data, max_steps=300, accelerator="gpu")
 # ```
 # :::
 # :::{tab-item} On a TPU
 # ```python
-# fit(LanguageModel(GPT(config)), data, max_steps=400, accelerator="tpu")
+# fit(LanguageModel(GPT(config)), data, max_steps=300, accelerator="tpu")
 # ```
 # :::
 # ::::
@@ -889,9 +916,8 @@ print(f"24 steps with the cache equal one pass; it holds {cache.num_bytes():,} b
 #
 # :::{exercise} Take the layer away
 # :label: ex-transformer-1
-# Train the same network with one layer only, and with two layers but no positions
-# (`model.positions = None` on a model with learnt ones). Before you do: which of them can find the
-# last occurrence of a token and the one after it?
+# Call `train` for one layer only, and for two layers without positions. Before you do: which of
+# them can find the last occurrence of a token and the one after it?
 # :::
 #
 # :::{solution} ex-transformer-1
@@ -906,22 +932,10 @@ print(f"24 steps with the cache equal one pass; it holds {cache.num_bytes():,} b
 
 # %% tags=["hide-cell", "nbval-ignore-output"]
 # Solution
-def train_small(num_layers, with_positions):
-    torch.manual_seed(0)
-    positions = "rotary" if with_positions else "learnt"
-    model = GPT(TransformerConfig(16, 24, num_layers, 2, 48, positions=positions))
-    if not with_positions:
-        model.positions = None
-    learner = LanguageModel(model, optimizer=partial(torch.optim.AdamW, lr=3e-3))
-    return fit(learner, repeats, max_steps=128, precision="32-true").metrics["val_loss"]
-
-
-losses = {(1, True): train_small(1, True), (2, False): train_small(2, False)}
-for (layers, with_positions), loss in losses.items():
-    print(
-        f"{layers} layers, positions {with_positions}: {loss:.2f} nats, chance {math.log(16):.2f}"
-    )
-assert all(loss > 1 for loss in losses.values())
+for layers, use_positions in ((1, True), (2, False)):
+    _, _, right = train(layers, use_positions)
+    print(f"{layers} layers, positions {use_positions}: {right:.0%} right (in full {accuracy:.0%})")
+    assert right < 0.75
 
 # %% [markdown]
 # :::{exercise} Attention that never stores its weights

@@ -1,13 +1,13 @@
 r"""Attention: each query takes a weighted mean of the values; forward and backward by hand.
 
-    S = Q Kᵀ / √D         scores                 (T, S)
-    P = softmax of each row of S                 rows add up to 1
+    Z = Q Kᵀ / √D         scores                 (T, S)
+    P = softmax of each row of Z                 (T, S), rows add up to 1
     O = P V                                      (T, D)
 
 and with δ = ∂L/∂O, from the last line back to the first,
 
-    ∂L/∂V = Pᵀ δ      G = ∂L/∂P = δ Vᵀ      ∂L/∂S = P ⊙ (G − Σ_row(P ⊙ G))
-    ∂L/∂Q = ∂L/∂S K / √D                    ∂L/∂K = (∂L/∂S)ᵀ Q / √D
+    ∂L/∂V = Pᵀ δ      G = ∂L/∂P = δ Vᵀ      ∂L/∂Z = P ⊙ (G − Σ_row(P ⊙ G))
+    ∂L/∂Q = ∂L/∂Z K / √D                    ∂L/∂K = (∂L/∂Z)ᵀ Q / √D
 
 Letters: B batch, H heads, T queries, S keys, D size of a head, C size of an embedding.
 A mask is boolean, True where a query *may* look. A query that may look nowhere gets 0.
