@@ -6,6 +6,19 @@ from companion.rows import Page
 
 PAGES: tuple[Page, ...] = (
     Page(
+        "sgd",
+        ("gradient-descent", "sgd:descend", "function", "BE"),
+        ("stochastic-gradient-descent", "sgd:SGD", "optimizer", "BCE"),
+        ("mini-batch-sgd", "sgd:SGD", "optimizer", "E"),
+        ("momentum", "sgd:SGD", "optimizer", ""),
+        ("nesterov-momentum", "sgd:SGD", "optimizer", ""),
+        ("sampling-without-replacement", "sampling:batches", "function", "E"),
+        ("sampling-with-replacement", "sampling:batches", "function", "E"),
+        ("gradient-accumulation", "accumulation:accumulate_gradients", "function", ""),
+        ("gradient-noise-scale", "noise:GradientNoiseScale", "callback", ""),
+        recipes="sgd_recipes",
+    ),
+    Page(
         "adam",
         ("adagrad", "adaptive:Adagrad", "optimizer", ""),
         ("rmsprop", "adaptive:RMSprop", "optimizer", ""),
