@@ -68,8 +68,8 @@ class MixtureOfExperts(nn.Module):
         top_k: experts a token visits.
         capacity_factor: None computes every choice, with as many rows an expert as came. A
             number gives each expert ``ceil(capacity_factor · n · k / E)`` places; choices beyond
-            that are dropped, first choices last. Shapes are then fixed, as compilers and several
-            devices want them.
+            are dropped, second choices before first ones. Shapes are then fixed, as compilers,
+            several devices and the meta device want them.
         balance: weight of the load-balancing loss in :func:`auxiliary_loss`.
         renormalize: divide the k weights by their sum. By default if k > 1: with k = 1 the weight
             would be 1 whatever the router says, and the task would not teach it.
