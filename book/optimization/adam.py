@@ -27,6 +27,7 @@ from companion.data.digits import Digits
 from companion.figures import COLORS, LINESTYLES, MARKERS, use_course_style
 from companion.optimization.adam import Adam, AdamW, adam_step
 from companion.optimization.adaptive import Adagrad, RMSprop, adagrad_step, rmsprop_step
+from companion.optimization.base import state_bytes
 from companion.optimization.lion import Lion, lion_step
 from companion.optimization.muon import (
     Muon,
@@ -610,16 +611,9 @@ assert torch.equal(weights[1.0], weights[1024.0])
 # ## What it costs: memory
 #
 # Each buffer is as large as the weights. Here are the bytes that really lie in the `state_dict`
-# after a step, for a network of float32 numbers:
-
+# after a step, counted for float32 numbers:
 
 # %%
-def counted_bytes(optimizer):
-    """Bytes of all tensors of a state_dict that are not mere counters."""
-    tensors = [v for s in optimizer.state_dict()["state"].values() for v in s.values()]
-    return sum(v.numel() * v.element_size() for v in tensors if torch.is_tensor(v) and v.dim())
-
-
 methods = {
     "SGD": (partial(SGD, lr=0.1), 0),
     "SGD with momentum": (partial(SGD, lr=0.1, momentum=0.9), 1),
@@ -643,7 +637,7 @@ for name, (make, buffers) in methods.items():
     for parameter in params:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    each = counted_bytes(optimizer) / sum(p.numel() for p in params)
+    each = state_bytes(optimizer) / sum(p.numel() for p in params)
     assert each == 4 * buffers
     rows.append(
         f"| {name} | {buffers} | {each:.0f} | {each * gpt2 / 1e9:.2f} GB "
@@ -664,8 +658,7 @@ print(f"Adam's state of GPT-3 fills {8 * 175e9 / 80e9:.1f} devices of 80 GB")
 # That depends, and it must be measured fairly: same network, same batches, the learning rate of
 # *each* chosen from one grid on validation data, and more than one seed. Two tasks. A classifier of
 # Fashion-MNIST, and a model that predicts the next character of Shakespeare from the eight before,
-# with an embedding. A hundred and fifty steps each: who is fast at
-# the start?
+# with an embedding. A hundred and fifty steps each: who is fast at the start?
 
 # %%
 from companion.data.fashion_mnist import FashionMNIST
@@ -747,7 +740,7 @@ for axes, task in zip(panels, tasks, strict=True):
     axes.set_xlabel("test loss after 150 steps (nats)")
     axes.set_title(task, fontsize=11)
 figure.suptitle(
-    "At their best rates, seeds spread as far as methods differ", fontsize=12, fontweight="bold"
+    "All but SGD: seeds spread as far as methods differ", fontsize=12, fontweight="bold"
 )
 plt.show()
 
@@ -798,7 +791,7 @@ print(f"Adam ends at {paths[False][-1]:+.2f}, AMSGrad at {paths[True][-1]:+.2f}"
 plt.plot(paths[False], label="Adam")
 plt.plot(paths[True], label="AMSGrad")
 plt.axhline(-1, color="#888888", linewidth=0.8, linestyle="-")
-plt.text(1200, -0.93, "the optimum", fontsize=9)
+plt.text(2200, -0.95, "the optimum", fontsize=9)
 plt.title("Adam goes to the worst point, AMSGrad to the best")
 plt.xlabel("step")
 plt.ylabel("θ")

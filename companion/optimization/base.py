@@ -159,13 +159,10 @@ def coupled_decay(grads: list[Tensor], params: list[Tensor], weight_decay: float
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of all tensors in the optimizer's state that are as large as a parameter.
+    """Return the bytes of all tensors in the optimizer's `state_dict` but mere counters.
 
-    Step counters, one number a parameter tensor, are left out.
+    A counter is a tensor without dimensions, one number a parameter.
     """
-    return sum(
-        value.numel() * value.element_size()
-        for parameter, state in optimizer.state.items()
-        for value in state.values()
-        if isinstance(value, Tensor) and value.shape == parameter.shape
-    )
+    states = optimizer.state_dict()["state"].values()
+    tensors = [v for state in states for v in state.values() if isinstance(v, Tensor) and v.ndim]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
