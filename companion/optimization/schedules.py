@@ -170,8 +170,7 @@ def warmup_stable_decay(
         final: the factor at the end of the decay.
         shape: of the decay in its progress p: ``"linear"``, 1 − p, or ``"sqrt"``, 1 − √p.
 
-    Source: Hu et al., "MiniCPM" (2024), section 4; the decay as in Hägele et al., "Scaling Laws
-    and Compute-Optimal Training Beyond Fixed Training Durations" (2024), section 3.
+    Source: Hu et al., "MiniCPM" (2024), section 4.
 
     Raises:
         ValueError: a negative step, warm-up and decay longer than the run, an unknown shape.
