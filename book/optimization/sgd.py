@@ -637,8 +637,8 @@ print(f"noise scale when the loss is about {target}: {there.scale:.0f} samples")
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
 left.plot(sizes, best_steps, "o-", color=COLORS[1], label="measured")
 ideal = [best_steps[0] * sizes[0] / size for size in sizes]
-left.plot(sizes, ideal, color=COLORS[0], linestyle=":", label="perfect: half the steps")
-left.axvline(there.scale, color="#888888", linewidth=1, linestyle="-")
+left.plot(sizes, ideal, color=COLORS[0], linestyle=":", label="perfect: as 1/B")
+left.axvline(there.scale, ymax=0.8, color="#888888", linewidth=1, linestyle="-")
 left.text(1.15 * there.scale, 6 * best_steps[-2], "noise scale", fontsize=9)
 left.set_ylim(min(best_steps) / 3, best_steps[0] * 2)
 left.set_ylabel("steps to a loss of 0.6")
@@ -796,15 +796,18 @@ assert not all(bool(p.isfinite().all()) and p.abs().max() < 1e9 for p in linear.
 
 # %% [markdown]
 # That is the friendly failure. The gradient of the cross-entropy is bounded, and a ReLU network can
-# be thrown to a place where all its ReLUs are off: the loss stays finite, and nothing moves any
-# more.
+# be thrown to a place where its ReLUs are off for every image. No gradient passes through them, so
+# only the last bias still moves, and the loss stays finite:
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
 deep = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 huge = Classifier(deep, optimizer=partial(SGD, lr=50.0, momentum=0.9))
 stuck = fit(huge, Digits(flatten=True), epochs=5, precision="32-true").metrics
+with torch.no_grad():
+    on = (deep[:4](x.float()) > 0).float().mean().item()
 print(f"loss {stuck['val_loss']:.1f}, accuracy {stuck['val_accuracy']:.0%}")
+print(f"ReLUs of the last hidden layer that are on, over all images: {on:.1%}")
 assert stuck["val_accuracy"] < 0.3
 
 # %% [markdown]

@@ -209,8 +209,8 @@ class SGD(torch.optim.Optimizer):
             gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
         if group["momentum"]:
             buffers = self._buffers(weights, gradients, group)
-            if group["nesterov"]:
-                gradients = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+            if group["nesterov"]:  # -η (g + μ b) in two parts: g stays, and nothing is allocated
+                torch._foreach_add_(weights, buffers, alpha=-group["lr"] * group["momentum"])
             else:
                 gradients = buffers
         torch._foreach_add_(weights, gradients, alpha=-group["lr"])
