@@ -20,6 +20,18 @@ PAGES: tuple[Page, ...] = (
         recipes="cnn_recipes",
     ),
     Page(
+        "rnn",
+        ("elman-rnn", "rnn:RNN", "layer", "AC"),
+        ("lstm", "rnn:LSTM", "layer", ""),
+        ("gru", "rnn:GRU", "layer", ""),
+        ("chrono-initialization", "chrono:chrono_init_", "verb", ""),
+        ("gradient-clipping-by-norm", "clipping:clip_grad_norm_", "verb", ""),
+        ("truncated-bptt", "truncated:TruncatedBPTT", "lightning-module", ""),
+        ("sequence-classification", "rnn:SequenceClassifier", "module", "C"),
+        ("character-rnn", "rnn:CharacterRNN", "module", ""),
+        recipes="rnn_recipes",
+    ),
+    Page(
         "transformer",
         ("scaled-dot-product-attention", "attention:scaled_dot_product", "function", "AE"),
         ("causal-mask", "masks:causal_mask", "function", ""),
