@@ -881,5 +881,5 @@ print("the backward direction, without packing: equal")
 # vanishing gradients {cite:p}`bengio1994learning` and clipping {cite:p}`pascanu2013difficulty`
 # (sections 2 and 3.2); LSTM {cite:p}`hochreiter1997long` (the adding problem is experiment 4) with
 # forget gates {cite:p}`gers2000learning`; GRU {cite:p}`cho2014learning` (section 2.3); chrono
-# initialisation {cite:p}`tallec2018recurrent` (section 3); truncation
+# initialisation {cite:p}`tallec2018recurrent`; truncation
 # {cite:p}`williams1990efficient`; the speech data {cite:p}`kudo1999multidimensional`.

@@ -7,7 +7,7 @@ that there are memories of all lengths up to the longest lag, and lets in as lit
 
     b_f = log(τ), τ uniform in [1, longest − 1]        b_i = −b_f
 
-Source: Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018, section 3.
+Source: Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018.
 """
 
 from __future__ import annotations
