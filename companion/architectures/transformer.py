@@ -75,9 +75,11 @@ class Block(nn.Module):
             causal=config.causal,
         )
         self.feed_forward_norm = make_norm(config)
-        self.feed_forward = feed_forward or make_feed_forward(
-            config.feed_forward, config.embed_dim, config.feed_forward_dim, config.bias
-        )
+        if feed_forward is None:
+            feed_forward = make_feed_forward(
+                config.feed_forward, config.embed_dim, config.feed_forward_dim, config.bias
+            )
+        self.feed_forward = feed_forward
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
