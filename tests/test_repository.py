@@ -63,7 +63,7 @@ def test_pins_tool_puts_the_oldest_versions_first() -> None:
     oldest = pins.lines("oldest", None)
     assert "torch==2.9" in oldest
     assert any(line.startswith("pytorch-lightning==2.5") for line in oldest)
-    assert pins.lines("newest", None) == ["-e .[tensorflow,book,homework,dev]"]
+    assert pins.lines("newest", None) == ["-e .[tensorflow,book,homework,tuning,dev]"]
     assert "torch==2.13.0" in pins.lines("tested", None)
     assert all("torch" not in line for line in pins.lines("tested", "book"))
 

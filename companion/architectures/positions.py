@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ def frequencies(dim: int, base: float = 10_000.0) -> Tensor:
         raise ValueError(f"dim={dim}: an even number is needed, sines and cosines come in pairs")
     if not base > 1:
         raise ValueError(f"base={base}: a number above 1 is needed")
-    return base ** (-torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)
+    return torch.from_numpy(base ** (-np.arange(0, dim, 2, dtype=np.float64) / dim))
 
 
 def sinusoidal_table(length: int, dim: int) -> Tensor:
@@ -214,4 +215,5 @@ def check_span(length: int, offset: int, context_length: int) -> None:
 
 
 def _positions(length: int) -> Tensor:
-    return torch.arange(length, dtype=torch.float64, device="cpu")
+    # NumPy, so that the tables hold numbers even where a network is built on the meta device.
+    return torch.from_numpy(np.arange(length, dtype=np.float64))
