@@ -29,4 +29,18 @@ PAGES: tuple[Page, ...] = (
         ("muon", "muon:Muon", "optimizer", ""),
         recipes="adam_recipes",
     ),
+    Page(
+        "schedules",
+        ("step-decay", "schedules:step_decay", "function", "B"),
+        ("exponential-decay", "schedules:exponential", "function", "B"),
+        ("cosine-schedule", "schedules:cosine", "function", "B"),
+        ("cosine-restarts", "schedules:cosine_restarts", "function", "B"),
+        ("linear-warmup", "schedules:linear_warmup", "function", "B"),
+        ("one-cycle", "one_cycle:one_cycle", "function", "B"),
+        ("inverse-square-root", "schedules:inverse_square_root", "function", "B"),
+        ("warmup-stable-decay", "schedules:warmup_stable_decay", "function", "B"),
+        ("reduce-on-plateau", "schedules:plateau", "function", "B"),
+        ("learning-rate-range-test", "range_test:LearningRateRangeTest", "callback", ""),
+        recipes="schedule_recipes",
+    ),
 )
