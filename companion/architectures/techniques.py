@@ -66,4 +66,13 @@ PAGES: tuple[Page, ...] = (
         ("top-p-sampling", "generation:keep_top_p", "function", ""),
         recipes="language_model_recipes",
     ),
+    Page(
+        "keras",
+        ("keras-network-twins", "keras_twin:small_cnn_twin", "function", "CD"),
+        recipes="keras_recipes",
+        devices=dict.fromkeys(
+            ("cuda", "xla-cpu", "tpu-compiled", "tpu"),
+            "it compares two frameworks, so both train on one processor, the CPU",
+        ),
+    ),
 )
