@@ -132,6 +132,16 @@ def test_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert f"h(x: {ours})" in text
 
 
+def test_a_class_that_a_module_passes_on_keeps_the_name_of_its_home(tmp_path: Path) -> None:
+    text = page(
+        tmp_path,
+        home='"""H."""\nclass Config: "C."\n',
+        shop='"""S."""\nfrom companion.backprop.home import Config as Sizes\n',
+        user='"""U."""\nfrom companion.backprop.shop import Sizes\ndef h(x: Sizes): "H."\n',
+    )
+    assert "h(x: companion.backprop.home.Config)" in text
+
+
 def test_a_module_that_begins_with_an_underscore_is_private(tmp_path: Path) -> None:
     root = package(tmp_path, _inner='"""I."""\n', outer='"""O."""\n')
     assert [module.name for module in source.read_package(root)] == ["companion.backprop.outer"]

@@ -25,7 +25,7 @@ def read_package(root: Path) -> list[Module]:
 
     A signature may say `Tensor` and mean torch's or our tape's: the module's imports decide. So
     our classes are written with their full names, and so are other libraries' classes that share a
-    name with one of ours.
+    name with one of ours. A class that a module passes on keeps the name of its home.
     """
     modules = list(find_modules(root))
     ours = {
@@ -34,8 +34,14 @@ def read_package(root: Path) -> list[Module]:
         for node in module.tree.body
         if isinstance(node, ast.ClassDef)
     }
+    passed_on = {
+        f"{module.name}.{name}": full
+        for module in modules
+        for name, full in _imports(module)
+        if full.startswith("companion.")
+    }
     for module in modules:
-        qualify(module, ours)
+        qualify(module, ours, passed_on)
     return modules
 
 
@@ -54,18 +60,32 @@ def find_modules(root: Path) -> Iterator[Module]:
         yield Module(".".join(parts), folder, relative.as_posix(), tree)
 
 
-def qualify(module: Module, ours: set[str]) -> None:
-    """Rewrite the module's annotations in place; `ours` are the full names of our classes."""
+def _imports(module: Module) -> Iterator[tuple[str, str]]:
+    """What `from a import b` makes known in the module: its name here, and ``a.b``."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+
+
+def qualify(module: Module, ours: set[str], passed_on: Mapping[str, str] | None = None) -> None:
+    """Rewrite the module's annotations in place.
+
+    Args:
+        ours: the full names of our classes.
+        passed_on: full names under which modules hand on what they import -> where they have it
+            from.
+    """
     shared = {name.rpartition(".")[2] for name in ours}
     names = {}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ClassDef) and f"{module.name}.{node.name}" in ours:
             names[node.name] = f"{module.name}.{node.name}"
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                if full in ours or alias.name in shared:
-                    names[alias.asname or alias.name] = full
+    for name, full in _imports(module):
+        while full not in ours and full in (passed_on or {}):
+            full = passed_on[full]
+        if full in ours or full.rpartition(".")[2] in shared:
+            names[name] = full
     writer = _FullNames(names)
     for node in ast.walk(module.tree):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
