@@ -287,9 +287,10 @@ def test_a_learning_rate_that_is_too_high_is_caught() -> None:
 @pytest.mark.parametrize("where", [0, 1], ids=["x", "y"])
 def test_nan_in_the_data_is_said_so(where: int) -> None:
     spoilt = pair(20)
-    spoilt[where][17, 0] = math.nan
+    arrays = Arrays(spoilt, batch_size=8)
+    spoilt[where][17, 0] = math.nan  # after Arrays has looked, or it would refuse them
     with pytest.raises(NonFiniteLossError, match="Cause: the training data holds NaN"):
-        fit(Regressor(network()), Arrays(spoilt, batch_size=8))
+        fit(Regressor(network()), arrays)
     with pytest.raises(NonFiniteLossError, match="Cause: the batch holds NaN"):
         fit(Regressor(network()), DataLoader(TensorDataset(*spoilt), batch_size=8))
 

@@ -43,9 +43,10 @@ def main(path: str) -> None:
     again = fit(classifier(), data(4), epochs=2, **options)
     whole = fit(classifier(), data(8), epochs=2, use_distributed_sampler=False, **options)
     x, y = part(22)
-    x[5] = torch.nan
+    spoilt = Arrays((x, y), batch_size=4)
+    x[5] = torch.nan  # after Arrays has looked, or it would refuse them
     try:
-        fit(classifier(), Arrays((x, y), batch_size=4), **options)
+        fit(classifier(), spoilt, **options)
         error = ""
     except NonFiniteLossError as caught:
         error = str(caught)

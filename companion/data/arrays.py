@@ -107,8 +107,8 @@ class Arrays(InMemory):
         drop_last: leave out a last, smaller training batch.
 
     Raises:
-        ValueError: lengths or sample shapes that differ, an empty `train`, a class index out of
-            range, a batch size below 1.
+        ValueError: lengths or sample shapes that differ, an empty `train`, values that are not
+            finite, a class index out of range, a batch size below 1.
     """
 
     def __init__(
@@ -155,6 +155,13 @@ def _check_pair(name: str, pair: Any, num_classes: int | None) -> None:
     for part, tensor in (("x", x), ("y", y)):
         if not isinstance(tensor, Tensor) or tensor.dim() == 0:
             raise ValueError(f"{name}: {part} must be a tensor with samples along dimension 0")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            wrong = (~torch.isfinite(tensor)).flatten(1 if tensor.dim() > 1 else 0)
+            samples = (wrong.any(1) if wrong.dim() > 1 else wrong).nonzero().flatten()
+            raise ValueError(
+                f"{name}: {part} is NaN or infinite {int(wrong.sum())} times, first in sample "
+                f"{int(samples[0])}; every value must be finite"
+            )
     if len(x) != len(y):
         raise ValueError(f"{name}: x has {len(x)} samples and y has {len(y)}; they must be equal")
     if num_classes is not None and _holds_indices(y) and len(y):

@@ -140,3 +140,19 @@ def test_a_bad_argument_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Arrays(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "says"),
+    [
+        ([[0.0, 1.0], [float("nan"), float("inf")]], [0.0, 1.0], "x is NaN or infinite 2 times, first in sample 1"),
+        ([[0.0, 1.0], [2.0, 3.0]], [float("nan"), 1.0], "y is NaN or infinite 1 times, first in sample 0"),
+    ],
+    ids=["x", "y"],
+)
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_values_that_are_not_finite_are_refused(name: str, x: list, y: list, says: str) -> None:
+    good = (torch.zeros(2, 2), torch.zeros(2))
+    parts = {"train": good, name: (torch.tensor(x), torch.tensor(y))}
+    with pytest.raises(ValueError, match=f"{name}: {says}; every value must be finite"):
+        Arrays(**parts)
