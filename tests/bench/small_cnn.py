@@ -24,9 +24,9 @@ from companion.data.fashion_mnist import FashionMNIST
 from companion.optimization.augmentation import RandomHorizontalFlip
 from companion.training import Classifier, evaluate, fit
 
-BATCH, ROUNDS, SEEDS = 128, 5, (0, 1, 2)
+BATCH, ROUNDS, SEEDS = 128, 3, (0, 1, 2)
 PEAK, DECAY = 6e-3, 0.05  # peak learning rate of the one cycle, weight decay
-LONG_EPOCHS = 30
+LONG_EPOCHS = 24
 GOAL = 0.90
 
 
