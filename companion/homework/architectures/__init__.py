@@ -1,0 +1,1 @@
+"""The graders of chapter 3, Architectures."""
