@@ -39,6 +39,7 @@ def use_course_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.axisbelow": True,  # no grid lines across bars
             "grid.color": "#dddddd",
             "grid.linewidth": 0.6,
             "image.cmap": "cividis",
