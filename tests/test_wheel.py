@@ -98,6 +98,13 @@ def test_techniques_doctor_and_data_work(installed: Path, tmp_path: Path) -> Non
     assert "digits" in run(installed / "companion", "data", "list", cwd=tmp_path)
 
 
+def test_the_stored_results_of_the_long_benchmarks_are_in_it(
+    installed: Path, tmp_path: Path
+) -> None:
+    code = "from companion.recorded import recorded; print(recorded('character-gpt')['date'])"
+    assert run(installed / "python", "-c", code, cwd=tmp_path).startswith("20")
+
+
 def test_a_keras_twin_without_tensorflow_says_what_to_install(
     installed: Path, tmp_path: Path
 ) -> None:
