@@ -259,7 +259,7 @@ FACTORS: Mapping[str, Factor] = {
 
 
 def schedule(name: str, **options: Any) -> Callable[[torch.optim.Optimizer], LRScheduler]:
-    """Return what ``Learner(scheduler=…)`` takes: a function optimizer → scheduler.
+    """Return what ``Classifier(scheduler=…)`` takes: a function optimizer → scheduler.
 
         Classifier(network, scheduler=schedule("cosine", total_steps=500, warmup_steps=50),
                    scheduler_interval="step")
