@@ -75,17 +75,17 @@ for bar, hatch in zip(bars, ("//", "", ""), strict=True):
     axes.text(bar.get_width() + 0.01, bar.get_y() + 0.4, f"{bar.get_width():.0%}", va="center")
 axes.set_xlim(0, 1.12)
 axes.set_xlabel("test utterances given to the right speaker (share)")
-axes.set_title("Half of the gates exchanged, and the answers are still mostly right")
+axes.set_title("Two of three gates exchanged, and still mostly right")
 plt.show()
 assert abs(right["Keras, gates in its order"] - right["PyTorch"]) < 1e-4
 assert 0.5 < right["Keras, only transposed"] < right["PyTorch"] - 0.01
 
 # %% [markdown]
-# The careless port answers with the wrong gates, and is right almost as often. Nobody who looks at
-# an accuracy would notice. An accuracy is no test of a port; equal *numbers* are, and this page
-# compares outputs and gradients throughout.
+# The careless port answers with reset and update gate exchanged, and is right almost as often.
+# Nobody who looks at an accuracy alone would notice. An accuracy is no test of a port; equal
+# *numbers* are, and this page compares outputs and gradients throughout.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 with torch.no_grad():
     logits = speakers.eval()(vowels.test[0]).numpy()
 for name, model in (("gates in Keras's order", ported), ("only transposed", careless)):
@@ -107,6 +107,10 @@ for name, model in (("gates in Keras's order", ported), ("only transposed", care
 # | GRU | gates $r, z, n$; two biases | gates $z, r, h$; one bias of shape $(2, 3H)$ |
 # | attention | four matrices ($C$, $C$) | three of ($C$, heads, $D$), one (heads, $D$, $C$) |
 # | layer norm | `weight`, `bias` | `gamma`, `beta` |
+#
+# ($i$ is the input gate, $f$ the forget gate, $o$ the output gate; $g$ or $c$ the candidate for the
+# cell. $r$ is the reset gate, $z$ the update gate, which in both frameworks is the share of the old
+# state that stays; $n$ or $h$ is the candidate.)
 #
 # `companion.architectures.keras_twin.LAYOUTS` holds these rules, forwards for weights and backwards
 # for gradients. Every twin names its layers as PyTorch names its modules, so partners are found by
@@ -150,7 +154,7 @@ for name, model in (("gates in Keras's order", ported), ("only transposed", care
 # guessing?
 # :::
 
-# %%
+# %% tags=["nbval-ignore-output"]
 from companion.architectures.cnn import SmallCNN
 from companion.data.fashion_mnist import FashionMNIST
 
@@ -173,13 +177,15 @@ flattened_otherwise = keras.Sequential(
     [layer for layer in twin.layers if not isinstance(layer, keras.layers.Permute)]
 )
 flattened_otherwise.build((None, 28, 28, 1))
+shares = {}
 for name, model in (("as in PyTorch", twin), ("channels last", flattened_otherwise)):
-    share = (model.predict(channels_last, verbose=0).argmax(1) == labels.numpy()).mean()
-    print(f"flattened {name:14s} {share:.1%} of 2,000 test images right")
+    shares[name] = (model.predict(channels_last, verbose=0).argmax(1) == labels.numpy()).mean()
+    print(f"flattened {name:14s} {shares[name]:.1%} of 2,000 test images right")
+assert shares["as in PyTorch"] > 0.8 > 0.4 > shares["channels last"]
 
 # %% [markdown]
 # :::{dropdown} Answer
-# That of guessing, nearly. Every weight of the dense layer now multiplies another feature at
+# Not far from guessing. Every weight of the dense layer now multiplies another feature at
 # another place. A network that is *trained* in Keras needs no `Permute`: it learns the weights in
 # its own order. Only a port has to know.
 # :::
@@ -191,21 +197,24 @@ batch, truth = images[:64], labels[:64]
 
 
 def compare_gradients(network, twin, ours, theirs, truth, bound):
-    """The largest difference of any gradient, relative to the largest entry of that gradient."""
+    """The largest difference of any gradient, relative to the largest entry of that gradient.
+
+    A gradient that is zero but for rounding is measured against a thousandth of the largest one.
+    """
     network.zero_grad()
     logits = network(ours)
     nn.functional.cross_entropy(logits.flatten(0, -2), truth.flatten()).backward()
     _, gradients = keras_twin.loss_and_gradients(twin, theirs, truth.numpy())
-    worst = 0.0
+    worst, floor = 0.0, 1e-3 * max(p.grad.abs().max().item() for p in network.parameters())
     for name, parameter in network.named_parameters():
         grad = parameter.grad.numpy()
-        scale = max(np.abs(grad).max(), 1e-6)
+        scale = max(np.abs(grad).max(), floor)
         worst = max(worst, np.abs(gradients[name] - grad).max() / scale)
     assert worst < bound, worst
     print(f"{len(gradients)} gradients equal to {bound:.0e} of their largest entry")
 
 
-compare_gradients(network, twin, batch, batch.numpy().transpose(0, 2, 3, 1), truth, 1e-5)
+compare_gradients(network, twin, batch, batch.numpy().transpose(0, 2, 3, 1), truth, 1e-4)
 
 # %% [markdown]
 # ## Fifty steps, and what a step costs
@@ -213,7 +222,7 @@ compare_gradients(network, twin, batch, batch.numpy().transpose(0, 2, 3, 1), tru
 # Equal gradients and equal updates must stay equal. Fifty steps of SGD on the same batches, each
 # framework with its own optimizer (dropout is off: the two draw other numbers).
 
-# %%
+# %% tags=["nbval-ignore-output"]
 torch.manual_seed(1)
 network = SmallCNN(width=16, dropout=0.0)
 twin = keras_twin.small_cnn_twin(width=16, dropout=0.0)
@@ -249,15 +258,16 @@ panels[0].legend()
 panels[1].semilogy(np.maximum(apart, 1e-9), color=COLORS[0], linestyle="none", marker="o", ms=4)
 panels[1].set_ylim(1e-9, 1e-2)
 panels[1].set_xlabel("step of SGD")
-panels[1].set_ylabel("relative difference of the losses")
+panels[1].set_ylabel("relative difference\nof the losses (0 as 10⁻⁹)")
 figure.suptitle(
     "The two CNNs part by rounding alone", x=0.02, ha="left", fontweight="bold", fontsize=12
 )
 plt.show()
 
 # %% [markdown]
-# The differences grow a little from step to step: rounding is fed back. A max-pooling adds to it,
-# since a hair decides which of two nearly equal pixels wins.
+# For many steps the losses differ by a rounding or not at all. Then the difference jumps: a hair
+# decides which of two nearly equal pixels wins a max-pooling, or whether a ReLU is open, and from
+# there on each step is taken at slightly different weights.
 #
 # How long does the same epoch take? The figures of this cell belong to the machine that runs it;
 # the benchmark on the page {doc}`cnn` compares the frameworks with all their options on.
@@ -294,8 +304,8 @@ for name, spent in seconds.items():
 # one.
 #
 # Padding is the second difference. In PyTorch you pass lengths, pack, or pick the last real step.
-# In Keras a `Masking` layer in front marks the steps of which every feature has one value, and the
-# recurrent layer carries its state past them.
+# In Keras a `Masking` layer in front marks the steps whose features all equal one given value (here
+# 0), and the recurrent layer carries its state past them unchanged.
 
 # %%
 for cell in ("rnn", "lstm", "gru"):
@@ -314,7 +324,7 @@ for cell in ("rnn", "lstm", "gru"):
 # all are padded to 29. What happens to the accuracy?
 # :::
 
-# %%
+# %% tags=["nbval-ignore-output"]
 unmasked = keras_twin.sequence_classifier_twin(12, 9, 48, "gru")
 keras_twin.copy_weights(as_numpy(speakers), unmasked)
 without = (unmasked.predict(x, verbose=0).argmax(1) == y).mean()
@@ -323,9 +333,9 @@ assert without < right["PyTorch"]
 
 # %% [markdown]
 # :::{dropdown} Answer
-# The network reads on through the padding, and its state drifts away from what it had recognised. A
-# network *trained* without a mask gets used to it, and pays in accuracy where lengths differ from
-# those it was trained on.
+# It falls. The network reads on through the padding, and its state drifts away from what it had
+# recognised. A network *trained* without a mask can learn to live with that, but its answer then
+# depends on the amount of padding: pad the same utterance further, and the scores change.
 # :::
 #
 # ## The GPT: heads and the mask
@@ -358,7 +368,7 @@ compare_gradients(gpt, gpt_twin, ids, ids.numpy(), following, 1e-4)
 # and looks whether any earlier score moves.
 # :::
 
-# %%
+# %% tags=["nbval-ignore-output"]
 from dataclasses import replace
 
 from companion.data.shakespeare import Shakespeare
