@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jupytext
@@ -27,6 +29,9 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# Folders of a machine that stand before a module's own name in a traceback.
+LIBRARIES = re.compile(r"(?:/[^\s/:'\"\x1b]+)+/(?:(?:site|dist)-packages|lib/python3\.\d+)/")
+ABSOLUTE_MODULE = re.compile(r"(?<![\w./~-])/(?:[\w.@+-]+/)+[\w-]+\.py\b")
 
 
 def pages() -> list[Path]:
@@ -74,6 +79,39 @@ def merge_streams(cell: nbformat.NotebookNode) -> None:
     cell["outputs"] = merged
 
 
+def without_machine_paths(text: str) -> str:
+    """Shorten paths to `torch/nn/modules/module.py` and `companion/arguments.py`.
+
+    Where this checkout and its libraries lie says nothing to a reader and is different elsewhere.
+    """
+    return LIBRARIES.sub("", text).replace(f"{ROOT}/", "")
+
+
+def shorten_paths(cell: nbformat.NotebookNode) -> None:
+    """Take this machine's folders out of everything that a cell's outputs say in words."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            output.text = without_machine_paths(output.text)
+        elif output.output_type == "error":
+            output.evalue = without_machine_paths(output.evalue)
+            output.traceback = [without_machine_paths(line) for line in output.traceback]
+        else:
+            for kind, value in output.data.items():
+                if kind.startswith("text/") and isinstance(value, str):
+                    output.data[kind] = without_machine_paths(value)
+
+
+def words(cell: nbformat.NotebookNode) -> Iterator[str]:
+    """Everything that a cell's outputs say in words."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            yield output.text
+        elif output.output_type == "error":
+            yield from (output.evalue, *output.traceback)
+        else:
+            yield from (v for k, v in output.data.items() if k.startswith("text/"))
+
+
 def execute(source: Path) -> float:
     """Run the page in its own folder and write the `.ipynb`; returns the seconds it took."""
     from nbclient import NotebookClient
@@ -95,6 +133,7 @@ def execute(source: Path) -> float:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             merge_streams(cell)
+            shorten_paths(cell)
     write(source, notebook)
     return seconds
 
@@ -116,6 +155,7 @@ def sync(source: Path) -> None:
         raise SystemExit(f"{relative(source)}: code has changed; run `execute` on it")
     for had, has in zip(before, after, strict=True):
         has["outputs"], has["execution_count"] = had.outputs, had.execution_count
+        shorten_paths(has)
     write(source, new)
 
 
@@ -142,6 +182,8 @@ def problems(source: Path) -> list[str]:
                 found.append(f"{name}: cell {number} stores an error that no tag announces")
             if output.output_type == "stream" and output.name == "stderr":
                 found.append(f"{name}: cell {number} stores text on stderr")
+        for path in sorted({p for text in words(cell) for p in ABSOLUTE_MODULE.findall(text)}):
+            found.append(f"{name}: cell {number} stores a path of one machine, {path}")
         if "raises-exception" in marks and not any(o.output_type == "error" for o in cell.outputs):
             found.append(f"{name}: cell {number} announces an error that did not come")
     return found
