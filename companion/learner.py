@@ -29,7 +29,8 @@ class Learner(pl.LightningModule):
             ``functools.partial(torch.optim.SGD, lr=0.1)``; AdamW with learning rate 1e-3 if None.
         scheduler: ``scheduler(optimizer) -> LRScheduler``, or None. ``ReduceLROnPlateau``
             watches ``val_loss``.
-        scheduler_interval: ``"epoch"`` or ``"step"``: after what the scheduler advances.
+        scheduler_interval: ``"epoch"`` or ``"step"``: after what the scheduler advances. For
+            ``ReduceLROnPlateau`` it must be ``"epoch"``.
 
     Raises:
         ValueError: an argument of the wrong kind.
@@ -100,7 +101,8 @@ class Learner(pl.LightningModule):
         """Build the optimizer and its scheduler.
 
         Raises:
-            ValueError: nothing to train, or what the optimizer says about its arguments.
+            ValueError: nothing to train; ReduceLROnPlateau advanced after every step; what the
+                optimizer or the scheduler says about its arguments.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         if not parameters:
@@ -115,6 +117,11 @@ class Learner(pl.LightningModule):
         scheduler = self.scheduler(optimizer)
         config = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
+            if self.scheduler_interval == "step":
+                raise ValueError(
+                    "scheduler_interval='step': ReduceLROnPlateau watches val_loss, which exists "
+                    "only after an epoch; use 'epoch'"
+                )
             config["monitor"] = "val_loss"
         return {"optimizer": optimizer, "lr_scheduler": config}
 

@@ -200,6 +200,13 @@ def test_a_plateau_scheduler_watches_the_validation_loss() -> None:
     assert result.trainer.optimizers[0].param_groups[0]["lr"] == rate
 
 
+def test_a_plateau_scheduler_that_advances_every_step_is_refused() -> None:
+    scheduler = partial(ReduceLROnPlateau, patience=0)
+    module = Classifier(linear(3, 4), optimizer=SGD, scheduler=scheduler, scheduler_interval="step")
+    with pytest.raises(ValueError, match="scheduler_interval='step': ReduceLROnPlateau.*'epoch'"):
+        fit(module, classification())
+
+
 def test_a_custom_loss_is_what_is_minimised_and_logged() -> None:
     data = regression()
     module = Regressor(linear(3, 2), loss=F.l1_loss)
