@@ -58,9 +58,9 @@ panels[1].set_xlabel("shallow: $w_1$")
 plt.show()
 
 # %% [markdown]
-# The same slope and the same number of gradients. The reason for the difference fits on one page of
-# algebra, which also says how large a learning rate may be. After that comes what the valley does
-# not have: *samples*, a different gradient for each of them, and noise.
+# The same valley and the same number of gradients. The reason for the difference fits on one page
+# of algebra, which also says how large a learning rate may be. After that comes what the valley
+# does not have: *samples*, a different gradient for each of them, and noise.
 
 # %% [markdown]
 # ## What a quadratic teaches
@@ -120,7 +120,13 @@ for lr in (0.0399, 0.0401):
 #
 # The product of its two roots is $\mu$. If they are complex, they are a conjugate pair, and both
 # have the size $\sqrt\mu$, *whatever $\lambda$ is*. So make $\mu$ as small as possible while the
-# roots are still complex (or just meet) for every $\lambda$ from $\ell$ to $L$. That gives
+# roots are still complex (or just meet) for every $\lambda$ from $\ell$ to $L$. That is so while
+# $(1 + \mu - \eta\lambda)^2 \le 4\mu$, or, with the roots of both sides taken,
+#
+# $$(1 - \sqrt\mu)^2 \;\le\; \eta\lambda \;\le\; (1 + \sqrt\mu)^2 .$$
+#
+# The smallest $\mu$ is the one whose interval just holds both ends: $\sqrt{\eta\ell} = 1 -
+# \sqrt\mu$ and $\sqrt{\eta L} = 1 + \sqrt\mu$. Add the two for $\eta$, divide them for $\mu$:
 #
 # $$\eta = \frac{4}{(\sqrt L + \sqrt\ell)^2}, \qquad
 # \sqrt\mu = \text{rate} = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1} .$$
@@ -242,8 +248,8 @@ assert shrunk <= 1e-6
 # without dampening a constant gradient adds up to $g\,(1 + \mu + \mu^2 + \dots) = g/(1 - \mu)$, ten
 # gradients for $\mu = 0.9$. (The first buffer is the first gradient *without* $1 - \tau$.)
 #
-# **Weight decay** $\lambda$ adds $\lambda w$ to $g$ before anything else; it is the gradient of the
-# penalty $\tfrac\lambda2\lVert w\rVert^2$.
+# **Weight decay** $\lambda$ (the usual letter, no eigenvalue here) adds $\lambda w$ to $g$ before
+# anything else; it is the gradient of the penalty $\tfrac\lambda2\lVert w\rVert^2$.
 #
 # Nesterov's method comes in two dresses. The paper {cite:p}`sutskever2013importance` moves a
 # velocity $v$ and asks for the gradient at the **look-ahead** $w + \mu v$:
@@ -251,14 +257,17 @@ assert shrunk <= 1e-6
 # $$v_{t+1} = \mu\, v_t - \eta\,\nabla f(w_t + \mu v_t), \qquad w_{t+1} = w_t + v_{t+1} .$$
 #
 # A library gets the gradient where the weights *are*. PyTorch steps by
-# $-\eta\,(g_t + \mu\, b_t)$ instead. Is that the same? Call the look-ahead $\tilde w = w + \mu v$
-# and put $v = -\eta\, b$. The first equation becomes $b_{t+1} = \mu\, b_t + \nabla f(\tilde w_t)$,
-# and
+# $-\eta\,(g_t + \mu\, b_t)$ instead. Is that the same? Call the look-ahead $\tilde w_t = w_t + \mu
+# v_t$, and put $v_{t+1} = -\eta\, b_t$: both already hold the gradient of step $t$. The first
+# equation becomes $b_t = \mu\, b_{t-1} + \nabla f(\tilde w_t)$, the buffer from above. The second
+# one gives
 #
-# $$\tilde w_{t+1} = w_{t+1} + \mu v_{t+1} = \tilde w_t - \mu v_t + (1 + \mu)\, v_{t+1}
-# = \tilde w_t - \eta\,\bigl(\nabla f(\tilde w_t) + \mu\, b_{t+1}\bigr) .$$
+# $$\tilde w_{t+1} = w_t + v_{t+1} + \mu v_{t+1}
+# = \tilde w_t - \mu v_t + v_{t+1} + \mu v_{t+1}
+# = \tilde w_t - \eta\,\bigl(\nabla f(\tilde w_t) + \mu\, b_t\bigr),$$
 #
-# It is. PyTorch's weights are the paper's look-ahead. All of it in code, nothing in place:
+# because $v_{t+1} - \mu v_t = -\eta\,\nabla f(\tilde w_t)$. It is. PyTorch's weights are the
+# paper's look-ahead. All of it in code, nothing in place:
 
 # %%
 import inspect
@@ -632,6 +641,9 @@ for _, rows in zip(range(best_steps[2]), batches(len(small), sizes[2]), strict=F
     optimizer.step()
 there = noise_of(per_sample_gradients(twin, F.cross_entropy, small[:4000], clothes[:4000]))
 print(f"noise scale when the loss is about {target}: {there.scale:.0f} samples")
+corner = best_steps[0] * sizes[0] / best_steps[-1]  # where "perfect" meets the flat end
+print(f"where the two ends of the curve would meet: {corner:.0f} samples")
+assert 1 / 10 < there.scale / corner < 10
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
@@ -642,7 +654,7 @@ left.axvline(there.scale, ymax=0.8, color="#888888", linewidth=1, linestyle="-")
 left.text(1.15 * there.scale, 6 * best_steps[-2], "noise scale", fontsize=9)
 left.set_ylim(min(best_steps) / 3, best_steps[0] * 2)
 left.set_ylabel("steps to a loss of 0.6")
-left.set_title("Steps: a bend, then flat", fontsize=11)
+left.set_title("Steps: a bend, then flatter", fontsize=11)
 right.plot(sizes, best_rates, "s-", color=COLORS[2], label="best rate")
 right.plot(
     sizes,
@@ -666,13 +678,14 @@ plt.show()
 # best learning rate grows with the batch. The **linear scaling rule** {cite:p}`goyal2017accurate`,
 # "$k$ times the batch, $k$ times the rate", is the dotted line: it holds for the first factor of
 # four and promises too much after that. At the right the rate cannot follow: the curvature limits
-# it, as $2/L$ does, with noise or without. Four times the samples then buy next to nothing:
-# compare the last column of the table.
+# it, as $2/L$ does, with noise or without. Four times the samples then save few steps: compare the
+# last column of the table.
 #
 # The bend between them is the **critical batch size**. Below it samples are used well. Above it you
 # only save time, if you have the devices to work on the samples at once. Where it lies differs
 # widely between models and data sets {cite:p}`shallue2019measuring`. The noise scale (the grey
-# line) tells its order of magnitude from a single run.
+# line) tells no more than its order of magnitude, but from a single run: compare the last two lines
+# under the table. (It was smaller earlier in the run, and it knows nothing of the curvature.)
 
 # %% [markdown]
 # ## Gradient accumulation
@@ -727,7 +740,8 @@ for name, work, normalise in (
     expected = gradient_after(whole, normalise)
     off = ((gradient_after(work, normalise) - expected).norm() / expected.norm()).item()
     assert (off < 1e-12) == (name == "weighted by n_k / n")
-    print(f"{name:26s} differs from the large batch by {max(off, 1e-12):.1e}")
+    difference = f"{off:.0%}" if off > 1e-12 else "less than 1e-12"
+    print(f"{name:26s} differs from the large batch by {difference}")
 
 # %% [markdown]
 # Eight times as much: each of the last four stands for a quarter of a quarter, the others for a
