@@ -56,6 +56,8 @@ plt.show()
 assert best > 98
 
 # %% [markdown]
+# (The factor was not tuned on the test digits: from 30 upwards it hardly matters.)
+#
 # Queries, keys, values, a softmax: those two lines are **attention**. A Transformer learns what to
 # ask for (queries), what to be found by (keys) and what to say (values), and it does this in every
 # layer, for every token of a sequence. This page takes it apart, forward and backward, measures
@@ -237,7 +239,8 @@ print(f"D = 256: without the division the typical gradient is {shrinks:.0f} time
 assert shrinks > 5
 
 # %% [markdown]
-# Scores of spread 16 make the softmax a hard choice: nearly all of the weight on one key. There its
+# At $D = 256$ the scores have a spread of 16, and that makes the softmax a hard choice: nearly all
+# of the weight on one key. There its
 # gradient $P \odot (G - \sum P G)$ is nearly 0, since $P$ is 0 for all but one key, and for that
 # one the mean is its own value. What cannot move cannot learn. Divided by $\sqrt D$, the scores
 # have variance 1 whatever $D$ is.
@@ -250,7 +253,9 @@ assert shrinks > 5
 # of unequal length share a batch, nobody may look at the **padding**.
 #
 # The score of a forbidden pair becomes $-\infty$ *before* the softmax; $e^{-\infty} = 0$, and the
-# rest still adds up to 1. In this course `True` means "may look", as in PyTorch's function.
+# rest still adds up to 1. In this course `True` means "may look", as in PyTorch's
+# `scaled_dot_product_attention`. (The `key_padding_mask` of `nn.MultiheadAttention` means the
+# opposite, so you will see a `~` there.)
 
 # %%
 from companion.architectures.attention import attention, scaled_dot_product
@@ -469,7 +474,7 @@ assert all(ms[-1] / ms[-2] > 2.5 for ms in took.values())
 figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.3))
 for axes, curves, title, label in (
     (panels[0], kept, "Twice the text: memory ×4 or ×2", "kept for the backward pass (MiB)"),
-    (panels[1], took, "Twice the text: time ×4 for both", "processor time, forward (ms)"),
+    (panels[1], took, "In long texts, time ×4 for both", "processor time, forward (ms)"),
 ):
     for (name, ys), color, style, marker in zip(
         curves.items(), COLORS[2:0:-1], LINESTYLES[1::-1], MARKERS, strict=False
@@ -486,8 +491,8 @@ panels[0].legend()
 plt.show()
 
 # %% [markdown]
-# The naive form also moves its tables through memory, several times over. Its time leaves the other
-# curve where they have become too large for the processor to keep near.
+# The naive form also writes its tables to memory and reads them again, several times over. Its time
+# leaves the other curve where they become large.
 
 # %% [markdown]
 # ## Where a token stands
@@ -509,7 +514,7 @@ print("shuffled in, shuffled out: the same numbers")
 #
 # **Sinusoidal** {cite:p}`vaswani2017attention`: add to token $t$ the vector $(\sin t\omega_0, \cos
 # t\omega_0, \sin t\omega_1, \dots)$ with $\omega_i = 10000^{-2i/C}$: a clock with many hands, the
-# first turning once in six tokens, the last once in more than fifty thousand. **Learnt**: add a
+# first turning once in $2\pi$ tokens, the last once in nearly $2\pi \cdot 10000$. **Learnt**: add a
 # vector of parameters for each position, as GPT-2 does; beyond the last of them there is nothing.
 #
 # **Rotary** {cite:p}`su2021roformer`: add nothing. *Turn* each pair of numbers of a query or key at
@@ -608,8 +613,9 @@ z = torch.linspace(-6, 6, 10_001).double()
 print(f"exact GELU against the tanh form: at most {(F.gelu(z) - gelu_tanh(z)).abs().max():.1e}")
 
 # %% [markdown]
-# The last line matters when you load weights: GPT-2 was trained with the tanh form, BERT with the
-# exact one. The difference is small and adds up over the layers.
+# The last line matters when you load weights: GPT-2 was trained with the tanh form, while BERT in
+# the `transformers` library runs with the exact one. The difference is small and adds up over the
+# layers.
 
 # %% [markdown]
 # ## The block, and where its norm stands
@@ -678,7 +684,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# With the norm first the stream grows as blocks add to it, about as $\sqrt L$, and the final norm
+# With the norm first the stream grows as blocks add to it, roughly as $\sqrt L$, and the final norm
 # divides by that; so the gradients of the blocks become smaller as there are more of them, and
 # their sum stays in hand. After the sum, the norm sets the stream back to 1 each time, and the last
 # blocks get the same large gradient at any depth. Such networks need a careful warm-up of the
@@ -809,7 +815,7 @@ plt.axhline(math.log(16), color="#888888", linewidth=1, linestyle=":")
 plt.text(steps, math.log(16) + 0.05, "chance, ln 16", ha="right", fontsize=9)
 plt.xlabel("step (64 sequences each)")
 plt.ylabel("cross-entropy (nats)")
-plt.title("The loss falls in a rush, once the two layers work together")
+plt.title("A slow start; then the loss falls in a rush")
 plt.ylim(0, 3.1)
 plt.show()
 
@@ -868,8 +874,8 @@ assert max(scores["after the last occurrence"][1]) > 0.5
 # The network was told nothing of this. The heads of the first layer put much of their weight on the
 # token just before, and so write into each place what stood in front of it. A head of the second
 # layer then looks for a place whose *predecessor* is the present token, and says what it finds
-# there. Such pairs are called **induction heads** {cite:p}`olsson2022context`. They turn up in
-# large language models too, and there as here the loss falls suddenly when the pair is complete.
+# there. Such heads are called **induction heads** {cite:p}`olsson2022context`. They turn up in
+# large language models too, and there the loss was seen to fall suddenly just when they form.
 #
 # When such a model writes, token by token, the cache spares it the past. Same logits, one pass of
 # length 1 a token, with a `KeyValueCache`:
@@ -910,6 +916,7 @@ print(f"24 steps with the cache equal one pass; it holds {cache.num_bytes():,} b
 #
 # The same class reads Shakespeare on {doc}`the page on language models <language_models>`, and with
 # `causal=False` it becomes an encoder in {doc}`the page on its variants <transformer_variants>`.
+# Its Keras twin stands on {doc}`the chapter's Keras page <keras>`.
 
 # %% [markdown]
 # ## Exercises
@@ -1007,7 +1014,7 @@ for C in (128, 384, 1024):
 #
 # Sources: attention, heads, sinusoids {cite:p}`vaswani2017attention` (sections 3.2 to 3.5); GPT-2's
 # choices {cite:p}`radford2019language` (section 2.3); rotary positions {cite:p}`su2021roformer`
-# (section 3.2); RMSNorm {cite:p}`zhang2019root` (section 3); GELU {cite:p}`hendrycks2016gelu`;
+# (section 3.2); RMSNorm {cite:p}`zhang2019root`; GELU {cite:p}`hendrycks2016gelu`;
 # SwiGLU {cite:p}`shazeer2020glu` (section 2); grouped queries {cite:p}`ainslie2023gqa`; the place
 # of the norm {cite:p}`xiong2020layer`; Llama {cite:p}`touvron2023llama` (section 2.2); attention in
 # blocks {cite:p}`dao2022flashattention`; induction heads {cite:p}`olsson2022context`.

@@ -6,7 +6,7 @@ r"""The feed-forward half of a block: two or three linear layers on each token a
     gelu(x) = x Φ(x)   ≈   x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))      silu(x) = x σ(x)
 
 Φ is the distribution function of the standard normal. GPT-2's weights were trained with the tanh
-form, BERT's with the exact one: they differ by up to 5·10⁻⁴ a number.
+form; `transformers` runs BERT's with the exact one. They differ by up to 5·10⁻⁴ a number.
 
 Sources: Hendrycks and Gimpel, arXiv:1606.08415, section 2 (both forms); Shazeer, "GLU Variants
 Improve Transformer", arXiv:2002.05202, section 2 (SwiGLU and the factor 2/3).

@@ -7,7 +7,7 @@ that of layer normalisation (`companion.backprop.normalization`), since no mean 
 
     ∂L/∂x = 1/r · ( g − x̂ ⊙ mean(g ⊙ x̂) )        ∂L/∂γ = Σ_tokens δ ⊙ x̂
 
-Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019, section 3.
+Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019.
 """
 
 from __future__ import annotations
