@@ -13,7 +13,7 @@ from companion.homework.architectures.separating import separable
 from companion.homework.backprop.in_frameworks import REARRANGING
 from companion.homework.tasks import Answers, Inputs, Wrong, agree, expect_close
 
-ACCURACY = 0.90
+ACCURACY = 0.85
 CLASSES, CHANNELS, HIDDEN, HEADS, WINDOW = 10, 8, 32, 4, 4
 WEIGHTS = {
     "look.depth": (1, 3, 3),

@@ -257,4 +257,4 @@ def train(data):
         return torch.optim.Adam(parameters, lr=1e-2)
 
     module = training.Classifier(RowReader(), optimizer=optimizer)
-    return training.fit(module, data, epochs=5, precision="32-true")
+    return training.fit(module, data, epochs=6, precision="32-true")

@@ -249,6 +249,6 @@ class RowReader(nn.Module):
 
 def train(data):
     def optimizer(parameters):
-        return torch.optim.RMSprop(parameters, lr=2e-3)
+        return torch.optim.RMSprop(parameters, lr=4e-3)
 
-    return fit(Classifier(RowReader(), optimizer=optimizer), data, epochs=8, precision="32-true")
+    return fit(Classifier(RowReader(), optimizer=optimizer), data, epochs=9, precision="32-true")

@@ -81,7 +81,7 @@ BACK_MGU = "return grad_x, None, grad_h0, *rest"
 SAVE_MGU = "ctx.save_for_backward(x, lengths, h0, w_ih, w_hh, bias)"
 LOOK = "self.look = SeparableConv2d(1, channels, 3, padding=1)"
 OPTIMIZER = "optimizer = functools.partial(torch.optim.AdamW, lr=1e-2)"
-FIT = 'return fit(module, data, epochs=5, precision="32-true")'
+FIT = 'return fit(module, data, epochs=6, precision="32-true")'
 MODULE = "module = Classifier(RowReader(), optimizer=optimizer)"
 
 MISTAKES = (
@@ -370,7 +370,7 @@ MISTAKES = (
         ("no ReLU in the reader", ".relu()", ""),
         ("the reader looks back at all rows", "window=4)", "window=8)"),
         ("returns nothing", FIT, FIT.replace("return ", "")),
-        ("one step", FIT, FIT.replace("epochs=5", "max_steps=1")),
+        ("one step", FIT, FIT.replace("epochs=6", "max_steps=1")),
         ("learning rate too small", OPTIMIZER, OPTIMIZER.replace("1e-2", "1e-6")),
         ("learning rate too large", OPTIMIZER, OPTIMIZER.replace("1e-2", "30.0")),
         (

@@ -224,4 +224,4 @@ class RowReader(nn.Module):
 def train(data) -> FitResult:
     optimizer = functools.partial(torch.optim.AdamW, lr=1e-2)
     module = Classifier(RowReader(), optimizer=optimizer)
-    return fit(module, data, epochs=5, precision="32-true")
+    return fit(module, data, epochs=6, precision="32-true")
