@@ -1,12 +1,12 @@
 r"""Clipping by norm: shorten the gradient where it is too long, keep its direction.
 
-    n = √(Σ over all parameters of ‖g‖²)      g ← g · min(1, max_norm / n)
+    n = √(Σ over all parameters of ‖g‖²)      g ← g · min(1, max_norm / (n + 1e-6))
 
 One factor for all parameters, so that the step still goes downhill along the gradient. Clipping
 every number on its own to [−c, c] changes the direction.
 
 Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML
-2013, section 3.2. As in torch.nn.utils, 1e-6 is added to n, against a division by 0.
+2013, section 3.2. The 1e-6 against a division by 0 is torch.nn.utils'.
 """
 
 from __future__ import annotations

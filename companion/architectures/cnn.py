@@ -28,8 +28,8 @@ from companion.arguments import check_fraction, check_integer
 class LeNet300100(nn.Module):
     """Two hidden layers of 300 and 100 units on images of 28 x 28 pixels.
 
-    As in LeCun et al. (1998), III.C.4, but with ReLU where they used a scaled tanh, and logits for
-    a cross-entropy where they fitted target values by least squares.
+    As in LeCun et al. (1998), section III.C, but with ReLU where they used a scaled tanh, and
+    logits for a cross-entropy where they fitted target values by least squares.
 
     Args:
         num_classes: number of logits.

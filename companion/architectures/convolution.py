@@ -15,7 +15,7 @@ each summed over the batch where x does not appear. With `im2col` the three sums
 products. With G groups, outputs o of group g see the inputs c of group g alone.
 
 Sources: LeCun et al., Proc. IEEE 86 (1998), section II.A; Dumoulin and Visin, arXiv:1603.07285,
-chapter 4 for the transposed convolution; Chellapilla, Puri and Simard (2006), section 2.
+chapter 4 for the transposed convolution; Chellapilla, Puri and Simard (2006).
 """
 
 from __future__ import annotations

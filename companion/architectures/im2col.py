@@ -12,7 +12,7 @@ with as many pixels as fit:  H' = ⌊(H + 2p − d·(kh − 1) − 1) / s⌋ + 1
 
 Sources: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning",
 arXiv:1603.07285, relationships 6 and 15; Chellapilla, Puri and Simard, "High performance
-convolutional neural networks for document processing", IWFHR 2006, section 2.
+convolutional neural networks for document processing", IWFHR 2006.
 """
 
 from __future__ import annotations
