@@ -7,11 +7,6 @@
 # %% tags=["remove-cell", "skip-execution", "nbval-skip"]
 # %pip install -q "companion @ git+https://github.com/large-model-compute/course"
 
-# %% tags=["remove-cell"]
-import warnings
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
-
 # %% [markdown]
 # Count, in 31 plays by Shakespeare, which character follows which five characters. Then let dice
 # write: look up the last five characters, draw the next one in proportion to the counts, move on.
@@ -47,13 +42,14 @@ def write(model, length, seed=0):
     return data.decode(ids).strip()
 
 
+counted = {}  # order -> model
 for context in (0, 2, 5):
-    model = NGram(context + 1, data.vocab_size, discount=0.9).fit(train_ids)
+    model = counted[context + 1] = NGram(context + 1, data.vocab_size, discount=0.9).fit(train_ids)
     print(f"--- {context} characters of context\n{write(model, 220)}\n")
 
 # %% [markdown]
 # Without context: letters in the right proportions. With two: something that could be pronounced.
-# With five: words, names, stage directions, verse. It was one second of counting. This page
+# With five: words, names, stage directions, verse. It took about a second of counting. This page
 # measures how good such guesses are, builds the tokenizer that large models read through, trains a
 # GPT, and asks honestly when the network begins to pay.
 
@@ -139,7 +135,7 @@ held_out_part = validation_ids[:120_000]
 orders, losses = range(1, 8), {"training plays": [], "validation plays": []}
 for order in orders:
     candidates = {}
-    model = NGram(order, data.vocab_size).fit(train_ids)
+    model = counted.pop(order, None) or NGram(order, data.vocab_size).fit(train_ids)
     for discount in (0.5, 0.75, 0.9):  # the discount is chosen on the validation plays
         model.discount = discount
         candidates[discount] = model.loss(held_out_part)
@@ -147,15 +143,15 @@ for order in orders:
     losses["validation plays"].append(candidates[model.discount])
     losses["training plays"].append(model.loss(train_ids[:120_000]))
     print(f"{order}-gram, D = {model.discount}: {losses['validation plays'][-1]:.3f} nats")
+seven = model  # the last and best
 ngram_loss = min(losses["validation plays"])
-assert losses["training plays"][-1] < ngram_loss < 1.6
+assert losses["training plays"][-1] < ngram_loss == losses["validation plays"][-1] < 1.6
 
 # %% tags=["hide-input"]
 for (name, values), color, style, marker in zip(
     losses.items(), COLORS[1:], LINESTYLES, MARKERS, strict=False
 ):
     plt.plot(orders, values, label=name, color=color, linestyle=style, marker=marker)
-best = list(orders)[int(np.argmin(losses["validation plays"]))]
 plt.title("Longer contexts help less and less on plays that were not counted")
 plt.xlabel("n: the guessed character and its context (characters)")
 plt.ylabel("loss (nats a character)")
@@ -319,11 +315,11 @@ print("targets", repr(data.decode(y[9][:24])))
 assert torch.equal(x[:, 1:], y[:, :-1])
 
 # %% [markdown]
-# The recipe below comes out of trials of 25 s each. Two blocks beat four, because they take more
-# steps in the same time. SwiGLU and RMS norm beat GELU and layer norm, rotary positions beat learnt
-# ones, and a warm-up over a fifth of the steps beats one over a tenth. One thing is worth a cell of
-# its own: on a CPU in bfloat16 the fused attention kernel, made for long sequences, is slow on the
-# way *back*.
+# The recipe below comes out of trials of 25 s each, not shown. Two blocks beat four, because they
+# take more steps in the same time. SwiGLU and RMS norm beat GELU and layer norm, rotary positions
+# beat learnt ones, and a warm-up over a fifth of the steps beats one over a tenth. One thing is
+# worth a cell of its own. The fused attention kernel is made for long sequences; on these short
+# ones, in bfloat16 on a CPU, it need not be the faster one. Measure it, forward and backward:
 
 # %%
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -332,7 +328,7 @@ from companion.architectures.generation import choose_from, generate
 from companion.architectures.transformer import GPT, TransformerConfig
 from companion.training import LanguageModel, evaluate, fit
 
-STEPS, WARM_UP = 800, 160
+STEPS, WARM_UP = 640, 128
 
 
 def shape(step):
@@ -393,7 +389,11 @@ assert ngram_loss < gpt_loss < 1.95
 
 # %% tags=["nbval-ignore-output"]
 seen = STEPS * data.batch_size * data.context_length
-equal = NGram(6, data.vocab_size, discount=0.9).fit(train_ids[:seen]).loss(held_out_part)
+start = time.process_time()
+equal_model = NGram(6, data.vocab_size, discount=0.9).fit(train_ids[:seen])
+counting_seconds = time.process_time() - start
+equal = equal_model.loss(held_out_part)
+assert equal < gpt_loss
 parameters = sum(p.numel() for p in network.parameters())
 print(f"GPT, {parameters:,} parameters, {seen:,} characters read, {result.seconds:.0f} s")
 for name, loss in (
@@ -415,7 +415,8 @@ plt.axhline(gpt_loss, color=COLORS[1], linestyle=":", label="GPT, held-out plays
 plt.axhline(equal, color=COLORS[2], linestyle="--", label="6-gram, as much text")
 plt.axhline(ngram_loss, color=COLORS[0], linestyle="-.", label="best n-gram, all the text")
 plt.ylim(1.3, 3.4)
-plt.title("Half a minute of training does not yet beat a second of counting")
+spent = f"{result.seconds:.0f} s of training", f"{counting_seconds:.1g} s of counting"
+plt.title(" do not yet beat ".join(spent))
 plt.xlabel("characters read (millions)")
 plt.ylabel("loss (nats a character)")
 plt.legend()
@@ -438,8 +439,7 @@ except ValueError:
 if run is None:
     display(Markdown("Not run yet: `make bench ONLY=character-gpt` takes 15 CPU-minutes."))
 else:
-    counts = {int(order): values["validation"] for order, values in run["ngram"].items()}
-    best_count = min(counts.values())
+    best_count = min(run["ngram"].values(), key=lambda losses: losses["validation"])
     display(
         Markdown(
             f"{run['parameters']:,} parameters, {run['tokens'] / 1e6:.1f} million characters read "
@@ -447,7 +447,8 @@ else:
             f"loss **{run['validation_loss']:.3f}** nats a character, test "
             f"{run['test_loss']:.3f}; with at least half a context before each character "
             f"{run['sliding_validation_loss']:.3f} and {run['sliding_test_loss']:.3f}. The best "
-            f"n-gram reaches {best_count:.3f}. {provenance(run)}"
+            f"n-gram reaches {best_count['validation']:.3f} and {best_count['test']:.3f}. "
+            f"{provenance(run)}"
         )
     )
 
@@ -457,10 +458,10 @@ if run is not None:
     values = [point["validation_loss"] for point in run["curve"]]
     plt.plot(minutes, values, color=COLORS[1], marker="o", label="GPT")
     # The curve was measured on the first 512 windows of 128 characters: so are the counts here.
-    same_part = NGram(7, data.vocab_size, discount=0.9).fit(train_ids).loss(validation_ids[:65_536])
+    same_part = seven.loss(validation_ids[:65_536])
     plt.axhline(same_part, color=COLORS[0], linestyle="-.", label="7-gram, the same text")
     crossed = [minute for minute, value in zip(minutes, values, strict=True) if value < same_part]
-    said = f"beats the counts after {crossed[0]:.0f} minutes" if crossed else "stays behind"
+    said = f"beats the counts after {crossed[0]:.3g} minutes" if crossed else "stays behind"
     plt.title(f"The GPT {said} of one processor")
     plt.xlabel("processor time in training (minutes)")
     plt.ylabel("validation loss (nats a character)")
@@ -469,6 +470,8 @@ if run is not None:
     plt.show()
 
 # %% [markdown]
+# So that is where a network of this size begins to pay. Below it, count.
+#
 # ## Writing with it
 #
 # To write, draw a token from the model's guess, append it, ask again. Three dials change the guess
@@ -508,9 +511,13 @@ settings = {
     "top-p 0.8": {"top_p": 0.8},
 }
 bar = 0.2
-for i, ((name, options), color) in enumerate(zip(settings.items(), COLORS, strict=False)):
+hatches = (None, "//", "..", "xx")
+for i, ((name, options), color, hatch) in enumerate(
+    zip(settings.items(), COLORS, hatches, strict=False)
+):
     values = choose_from(logits, **options).softmax(-1)[shown]
-    plt.bar(np.arange(8) + (i - 1.5) * bar, values, bar, label=name, color=color)
+    look = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+    plt.bar(np.arange(8) + (i - 1.5) * bar, values, bar, label=name, **look)
 plt.xticks(range(8), labels)
 plt.title('After "KING HENRY. W": cooling sharpens, heating flattens, top-p cuts')
 plt.xlabel("next character")
@@ -587,7 +594,7 @@ for (name, values), color, style, marker in zip(
 plt.xscale("log")
 plt.yscale("log")
 plt.xticks(lengths, [str(length) for length in lengths])
-plt.yticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
+plt.yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
 plt.minorticks_off()
 ratio = seconds["without a cache"][-1] / seconds["with a cache"][-1]
 plt.title(f"At {lengths[-1]} tokens the cache saves a factor of {float(f'{ratio:.1g}'):.0f}")
@@ -604,17 +611,17 @@ plt.show()
 # ::::{tab-set}
 # :::{tab-item} CPU
 # ```python
-# fit(module, Shakespeare(16, 64, drop_last=True), max_steps=800, accelerator="cpu")
+# fit(module, Shakespeare(16, 64, drop_last=True), max_steps=640, accelerator="cpu")
 # ```
 # :::
 # :::{tab-item} On a GPU
 # ```python
-# fit(module, Shakespeare(16, 64, drop_last=True), max_steps=800, accelerator="gpu")
+# fit(module, Shakespeare(16, 64, drop_last=True), max_steps=640, accelerator="gpu")
 # ```
 # :::
 # :::{tab-item} On a TPU
 # ```python
-# fit(module, Shakespeare(16, 64, drop_last=True), max_steps=800, accelerator="tpu")
+# fit(module, Shakespeare(16, 64, drop_last=True), max_steps=640, accelerator="tpu")
 # ```
 # :::
 # ::::
@@ -640,8 +647,8 @@ copying = LanguageModel(
 )
 unshifted = Arrays(train=(x[:2000], x[:2000]), batch_size=16)
 wrong = fit(copying, unshifted, max_steps=60, precision="32-true").step_losses[-1]
-assert wrong < 0.2
-print("loss after 60 steps with targets = inputs: below 0.2 nats. Too good to be true")
+assert wrong < 0.5
+print("loss after 60 steps with targets = inputs: below 0.5 nats. Too good to be true")
 
 # %% tags=["raises-exception"]
 assert wrong > 1.0, "no model of English characters gets here in 60 steps: look at the targets"
@@ -704,7 +711,7 @@ print(f"{bits_per_byte(2.8, 1, 4):.3f} and {bits_per_byte(2.3, 1, 3):.3f} bits a
 # %% [markdown]
 # :::{exercise} Count the samples
 # :label: ex-language_models-3
-# Draw 5,000 next characters after "My lor" at temperature 1 with `generate` in one batch, and
+# Draw 2,000 next characters after "My lor" at temperature 1 with `generate` in one batch, and
 # compare their shares with the model's probabilities. How far apart may they be?
 # :::
 #
@@ -716,12 +723,12 @@ print(f"{bits_per_byte(2.8, 1, 4):.3f} and {bits_per_byte(2.3, 1, 3):.3f} bits a
 
 # %% tags=["hide-cell"]
 # Solution
-prompts = torch.tensor([data.encode("My lor")]).expand(5000, -1)
-drawn = generate(double, prompts, 1, use_cache=False)[:, -1]  # one token: nothing to keep
+prompts = torch.tensor([data.encode("My lor")]).expand(2000, -1)
+drawn = generate(network, prompts, 1, use_cache=False)[:, -1]  # one token: nothing to keep
 with torch.no_grad():
-    p = double(prompts[:1])[0, -1].softmax(-1)
-shares = torch.bincount(drawn, minlength=96) / 5000
-assert ((shares - p).abs() <= 5 * (p * (1 - p) / 5000).sqrt() + 1e-3).all()
+    p = network(prompts[:1])[0, -1].softmax(-1)
+shares = torch.bincount(drawn, minlength=96) / 2000
+assert ((shares - p).abs() <= 5 * (p * (1 - p) / 2000).sqrt() + 1e-3).all()
 print("all 96 shares lie within five standard errors")
 
 # %% [markdown]
@@ -736,5 +743,5 @@ print("all 96 shares lie within five standard errors")
 # Sources: Kneser–Ney smoothing {cite:p}`kneser1995improved`, compared with others in
 # {cite:p}`chen1999empirical`; byte-pair encoding {cite:p}`sennrich2016neural` (section 3.2), on
 # bytes {cite:p}`radford2019language` (section 2.2); top-k {cite:p}`fan2018hierarchical` (section
-# 5.1), top-p {cite:p}`holtzman2020curious` (section 3.1); the code behind the dials:
+# 5.4), top-p {cite:p}`holtzman2020curious` (section 3.1); the code behind the dials:
 # `scale_by_temperature`, `keep_top_k` and `keep_top_p` in `companion.architectures.generation`.

@@ -9,7 +9,7 @@ Letters: B batch, T time, V vocabulary size.
 
 Sources: temperature: Ackley, Hinton and Sejnowski, "A Learning Algorithm for Boltzmann Machines"
 (Cognitive Science 9, 1985); top-k: Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation"
-(ACL 2018, section 5.1); top-p: Holtzman et al., "The Curious Case of Neural Text Degeneration"
+(ACL 2018, section 5.4); top-p: Holtzman et al., "The Curious Case of Neural Text Degeneration"
 (ICLR 2020, section 3.1).
 """
 
