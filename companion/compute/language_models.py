@@ -6,7 +6,7 @@ r"""The size and the compute of a Transformer, in closed form and for published 
 With L layers of width d (and an MLP of width 4d), almost everything is in the blocks: attention
 has four matrices of d², the MLP two of 4d², so N ≈ 12 L d². Each weight takes one multiply-add a
 token, hence 2N operations forward, and twice that backward: 6N a token, 6ND for D tokens
-(Kaplan et al. 2020, section 2.1}. What 6N leaves out is the attention itself, ``Q Kᵀ`` and the
+(Kaplan et al. 2020, section 2.1). What 6N leaves out is the attention itself, ``Q Kᵀ`` and the
 weighted sum: 4 L T d operations a token for T positions.
 """
 
@@ -193,6 +193,8 @@ def _gpt(layers: int, width: int, heads: int, context: int) -> TransformerShape:
 _BERT, _GPT2, _GPT3 = "devlin2019bert, 3", "radford2019language, table 2", "brown2020language, 2.1"
 
 #: Sizes and published parameter counts. GPT-2's paper gives 117, 345, 762 and 1542 million.
+#: GPT-3's table 2.1 prints a width of 5140 for 13B; 40 heads of 128 make 5120, which is also what
+#: agrees with the 12,850 million parameters of its table D.1.
 PUBLISHED: Mapping[str, PublishedModel] = MappingProxyType(
     {
         "BERT-base": PublishedModel(_bert(12, 768, 12), 110e6, _BERT),
