@@ -481,13 +481,13 @@ for row in range(3):
 # worth. At the last place there is none, and they meet.
 #
 # From the left side alone the decoder is the better guesser, after less than half as many steps:
-# every character of every window was a question to it. The encoder needs the right side to catch
-# up; whether it overtakes depends on how long it has trained. (The loss of the cloze stays on a
-# plateau first, and when it leaves that differs from run to run: a few steps more or fewer can
-# change the picture.) And only the decoder's guess can write, token by token. Both are reasons why
-# today's large models are decoders. They can use the right side too, at a price: put each of the
-# $V$ candidates into the gap and compare the probabilities of the whole text, $V$ passes for one
-# character (exercise 2).
+# every character of every window was a question to it. With the right side in view the encoder does
+# better; whether it overtakes the decoder depends on how long it has trained. (The loss of the
+# cloze stays on a plateau first, and when it leaves that differs from run to run: a few steps more
+# or fewer can change the picture.) And only the decoder's guess can write, token by token. Both are
+# reasons why today's large models are decoders. They can use the right side too, at a price: put
+# each of the $V$ candidates into the gap and compare the probabilities of the whole text, $V$
+# passes for one character (exercise 2).
 #
 # ## Reading: classification with an encoder
 #
