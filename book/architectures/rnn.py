@@ -72,9 +72,9 @@ plt.show()
 # (`fit` with `gradient_clip_val=1.0` keeps single steps from going too far: see "Exploding", below.
 # `chrono_init_` is the subject of "Cells that keep the gradient".)
 #
-# Both networks *can* hold a number for a hundred steps. One of them cannot *learn* to. This page
-# finds out why: it takes the gradient back through time by hand, measures how much of it is left
-# after each step, and builds the cells that keep it.
+# Both networks have room to hold a number for a hundred steps. One of them does not *learn* to.
+# This page finds out why: it takes the gradient back through time by hand, measures how much of it
+# is left after each step, and builds the cells that keep it.
 
 # %% [markdown]
 # ## The state update
@@ -159,8 +159,8 @@ print("outputs", tuple(output.shape), "and last state", tuple(last.shape), "as i
 # %% [markdown]
 # ## Back through time
 #
-# Unrolled, the network is $T$ layers deep, and the last page's rule applies: $\delta$ goes back,
-# layer by layer. Two things are new.
+# Unrolled, the network is $T$ layers deep, and the rule of {doc}`chapter 2 <../backprop/layers>`
+# applies: $\delta$ goes back, layer by layer. Two things are new.
 #
 # *Two paths.* $h_t$ is read by the loss (perhaps) and by the next step (always), so its gradient is
 # a sum. With $g_t$ for what the loss sends to $h_t$ directly and $\delta_t$ for the gradient at the
@@ -269,7 +269,7 @@ plt.ylim(1e-12, 1e6)
 plt.xlim(0, lag)
 plt.title("Up to ρ = 1.1 the gradient vanishes; at 1.5 it grows")
 plt.xlabel("lag T − t (steps); thin dotted lines: the bound ρ^lag")
-plt.ylabel("size of ∂h at T by h at t")
+plt.ylabel("largest stretch of ∂h(T)/∂h(t)")
 plt.legend(ncol=2, loc="lower left")
 plt.show()
 
@@ -495,7 +495,7 @@ print(provenance(longer))
 # :::{admonition} Predict first
 # :class: predict
 # The state is carried on, so the bit of 6 steps ago is *in reach* of the forward pass for any
-# window. Which is the smallest window with which the network learns the task: 1, 4, 6, 7 or 12?
+# window. Which is the smallest window with which the network learns the task: 2, 4, 6, 7 or 12?
 # :::
 
 # %% tags=["nbval-ignore-output"]
@@ -601,9 +601,10 @@ print(f"steps of work: {len(ours.data)} packed, {padded[..., 0].numel()} padded"
 # %% [markdown]
 # ## Who is speaking?
 #
-# Nine Japanese men said the vowels /ae/, 640 times in all {cite:p}`kudo1999multidimensional`. Every
-# 6.4 ms of sound became a frame of 12 numbers that describe the shape of the vocal tract; an
-# utterance has 7 to 29 frames. 270 utterances are for training, 370 for the test.
+# Nine Japanese men said the vowels /ae/, 640 times in all {cite:p}`kudo1999multidimensional`. A
+# window of 25.6 ms slid over the sound in steps of 6.4 ms, and each place of it became a frame of
+# 12 numbers that describe the shape of the vocal tract; an utterance has 7 to 29 frames. 270
+# utterances are for training, 370 for the test.
 #
 # `JapaneseVowels` standardises each channel and pads with zeros. `padding_value=0.0` tells the
 # network where each utterance ends. Width, learning rate and epochs were chosen on a validation
@@ -659,12 +660,13 @@ right = (guesses.gather(1, at) == labels_test.unsqueeze(1)).float().mean(0)
 careless = (guesses[:, -1] == labels_test).float().mean().item()
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-plt.plot(6.4 * heard, 100 * right, color=COLORS[1], label="after that much of the utterance")
+milliseconds = 25.6 + 6.4 * (heard - 1)  # the first frame's window, then a step a frame
+plt.plot(milliseconds, 100 * right, color=COLORS[1], label="after that much of the utterance")
 plt.axhline(100 * careless, color=COLORS[2], linestyle="--", label="with the padding read as data")
 plt.ylim(0, 103)
-enough = int((right > 0.9).int().argmax()) + 1
-plt.title(f"{6.4 * enough:.0f} ms of sound name nine speakers in ten")
-plt.xlabel("sound heard (ms, 6.4 for each frame)")
+enough = milliseconds[(right > 0.9).int().argmax()].item()
+plt.title(f"After {enough:.0f} ms of sound, nine answers in ten are right")
+plt.xlabel("sound heard (ms)")
 plt.ylabel("test utterances named rightly (%)")
 plt.legend(loc="lower right")
 plt.show()
@@ -672,6 +674,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 print(f"state after the last real frame: {right[-1]:.1%}")
 print(f"state after the padding        : {careless:.1%}")
+assert careless < right[-1]
 
 # %% [markdown]
 # The dashed line is the failure of the last section on real data: same network, same weights, but
@@ -740,8 +743,8 @@ print('"h" and "c":', tuple(h.shape), tuple(c.shape), "- no error, and no cell s
 #
 # Last, a network that writes. Each character is embedded, a GRU reads them one by one, and after
 # each it says how likely every character is to come next. `LanguageModel` trains it on
-# the next character of the plays; three whole plays are held out for validation. The loss is in
-# nats a character: knowing nothing of an alphabet of 96 costs $\log 96 = 4.56$.
+# the next character of the plays. Three whole plays are held out, and the beginning of them is the
+# validation set. The loss is in nats a character.
 
 # %% tags=["nbval-ignore-output"]
 from companion.data.shakespeare import Shakespeare
@@ -764,7 +767,9 @@ module = LanguageModel(
     scheduler_interval="step",
 )
 result = fit(module, plays, precision="32-true", gradient_clip_val=1.0)
+nothing = torch.tensor(plays.vocab_size).log().item()
 print(f"{len(result.step_losses)} steps, {result.seconds:.0f} s")
+print(f"knowing nothing of the {plays.vocab_size} characters costs {nothing:.2f} nats each")
 print(f"held-out plays: {result.metrics['val_loss']:.2f} nats a character")
 assert result.metrics["val_loss"] < 2.3
 
@@ -784,15 +789,15 @@ print(plays.decode(writer.sample(prompt, 300, temperature=0.7, seed=1)[0].tolist
 # :::{exercise} One weight, by hand
 # :label: ex-rnn-1
 # Let $H = F = N = 1$, without tanh: $h_t = w h_{t-1} + x_t$ with $x_1 = 1$, all other inputs 0,
-# and $L = h_T$. What is $\partial L/\partial w$? Below which $w$ is it smaller than one part in a
-# million for $T = 100$?
+# and $L = h_T$. What is $\partial L/\partial w$? Below which $w > 0$ is it smaller than a millionth
+# for $T = 100$?
 # :::
 #
 # :::{solution} ex-rnn-1
 # :class: dropdown
 # $h_T = w^{T-1}$, so the gradient is $(T-1)\,w^{T-2}$: one term $w^{T-2}$ for each of the $T-1$
 # uses of $w$. It vanishes or explodes exponentially in $T$; the factor in front only grows
-# linearly.
+# linearly. $99\,w^{98} < 10^{-6}$ means $w < (10^{-6}/99)^{1/98} \approx 0.829$.
 # :::
 
 # %% tags=["hide-cell"]
@@ -809,7 +814,7 @@ for w in (0.8, 0.83, 0.85, 1.0, 1.1):
     print(f"w = {w}: gradient {closed:.1e}, below a millionth: {closed < 1e-6}")
 
 # %% [markdown]
-# :::{exercise} How many units must be open?
+# :::{exercise} A gate that stays open
 # :label: ex-rnn-2
 # A forget gate stands at $f$ for all steps. Which bias does it need (all else 0) so that half of
 # the cell is left after 100 steps?
@@ -870,16 +875,16 @@ print("the backward direction, without packing: equal")
 #
 # - A recurrent network applies one set of weights at every step; its gradient is a sum over the
 #   steps, gathered from the last to the first.
-# - Over a lag the gradient is a product of as many Jacobians: bounded by $\rho^{\text{lag}}$, it
-#   vanishes or explodes. Clip by norm against the second.
-# - LSTM and GRU add to their state behind gates; with forget gates open from the start they learn
-#   lags of a hundred steps.
+# - Over a lag the gradient is a product of as many Jacobians, of size at most
+#   $\lVert W_{hh}\rVert^{\text{lag}}$: it vanishes or explodes. Clip by norm against the second.
+# - LSTM and GRU add to their state behind gates; an LSTM whose forget gates are open from the start
+#   learns lags of a hundred steps soonest.
 # - Truncated BPTT learns nothing that needs a longer gradient than its window.
 # - Pick the state at each sequence's real end: by index, by mask or by packing.
 #
 # Sources: the state update {cite:p}`elman1990finding`; BPTT {cite:p}`werbos1990backpropagation`;
 # vanishing gradients {cite:p}`bengio1994learning` and clipping {cite:p}`pascanu2013difficulty`
-# (sections 2 and 3.2); LSTM {cite:p}`hochreiter1997long` (the adding problem is experiment 4) with
-# forget gates {cite:p}`gers2000learning`; GRU {cite:p}`cho2014learning` (section 2.3); chrono
-# initialisation {cite:p}`tallec2018recurrent`; truncation
-# {cite:p}`williams1990efficient`; the speech data {cite:p}`kudo1999multidimensional`.
+# (sections 2 and 3.2); LSTM {cite:p}`hochreiter1997long` (the adding problem is experiment 4, there
+# with other ranges and lengths) with forget gates {cite:p}`gers2000learning`; GRU
+# {cite:p}`cho2014learning` (section 2.3); chrono initialisation {cite:p}`tallec2018recurrent`;
+# truncation {cite:p}`williams1990efficient`; the speech data {cite:p}`kudo1999multidimensional`.
