@@ -473,13 +473,13 @@ plt.show()
 # %% [markdown]
 # ## The real thing: four plans on Fashion-MNIST
 #
-# 8,000 images, 5 epochs, a network with one hidden layer, SGD with momentum. Each schedule gets its
+# 8,000 images, 4 epochs, a network with one hidden layer, SGD with momentum. Each schedule gets its
 # own best peak of five, chosen on the *validation* loss. Then each is trained from three new seeds.
 
 # %% tags=["nbval-ignore-output"]
 clothes = FashionMNIST(128, limit=8_000, flatten=True, drop_last=True)
 clothes.setup()
-EPOCHS = 5
+EPOCHS = 4
 steps = EPOCHS * len(clothes.train_dataloader())
 contenders = {
     "constant": schedule("constant"),
@@ -546,17 +546,17 @@ assert means["constant"] > min(decays.values())
 # ```python
 # module = Classifier(network, scheduler=schedule("one_cycle", total_steps=steps),
 #                     scheduler_interval="step")
-# fit(module, clothes, epochs=5, accelerator="cpu")
+# fit(module, clothes, epochs=4, accelerator="cpu")
 # ```
 # :::
 # :::{tab-item} On a GPU
 # ```python
-# fit(module, clothes, epochs=5, accelerator="gpu")
+# fit(module, clothes, epochs=4, accelerator="gpu")
 # ```
 # :::
 # :::{tab-item} On a TPU
 # ```python
-# fit(module, clothes, epochs=5, accelerator="tpu")
+# fit(module, clothes, epochs=4, accelerator="tpu")
 # ```
 # :::
 # ::::
