@@ -119,11 +119,12 @@ class Mixup:
     2018, section 2.
 
     Raises:
-        ValueError: `alpha` not positive.
+        ValueError: `alpha` below 0.01. There torch's Beta underflows and mostly returns 1/2,
+            where nearly every draw should be close to 0 or 1: no mixing would become full mixing.
     """
 
     def __init__(self, alpha: float = 0.2) -> None:
-        check_rule("alpha", alpha, lambda value: value > 0, "a positive number")
+        check_rule("alpha", alpha, lambda value: value >= 0.01, "a number of at least 0.01")
         self.alpha = alpha
 
     def share(self, x: Tensor) -> Tensor:

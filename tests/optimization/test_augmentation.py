@@ -147,6 +147,16 @@ def check_mixed_loss(module: ModuleType) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 5.0])
+def test_shares_are_those_of_the_beta_distribution(alpha: float) -> None:
+    mix, x = Mixup(alpha), images(1)
+    shares = torch.stack([mix.share(x) for _ in range(3000)])
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert abs(shares.mean() - 0.5) < 5 * (variance / 3000) ** 0.5
+    # The mean square distance from 1/2 is known to a few parts in a hundred.
+    assert abs((shares - 0.5).square().mean() / variance - 1) < 0.12
+
+
 CHECKS = (
     check_flip,
     check_passes_in_evaluation,
@@ -233,7 +243,8 @@ def test_a_mixed_classifier_trains() -> None:
     [
         (lambda: RandomHorizontalFlip(1.5), r"p=1.5: a probability in \[0, 1\]"),
         (lambda: RandomCrop(0), "padding=0: an integer of at least 1"),
-        (lambda: Mixup(0.0), "alpha=0.0: a positive number"),
+        (lambda: Mixup(0.0), "alpha=0.0: a number of at least 0.01"),
+        (lambda: CutMix(1e-4), "alpha=0.0001: a number of at least 0.01"),
         (lambda: MixedClassifier(nn.Linear(1, 1), mix=nn.ReLU()), "mix=ReLU: a Mixup or a CutMix"),
         (lambda: RandomCrop()(torch.ones(3, 4)), r"x of shape \(3, 4\): \(batch, channels"),
         (lambda: Mixup()(torch.ones(3, 4)), r"x of shape \(3, 4\): \(batch, channels"),
