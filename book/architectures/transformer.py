@@ -491,8 +491,9 @@ panels[0].legend()
 plt.show()
 
 # %% [markdown]
-# The naive form also writes its tables to memory and reads them again, several times over. Its time
-# leaves the other curve where they become large.
+# The arithmetic of both grows by the factor four. The naive form also writes its tables to memory
+# and reads them again, several times over, and its time leaves the other curve where they become
+# large.
 
 # %% [markdown]
 # ## Where a token stands
