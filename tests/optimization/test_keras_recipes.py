@@ -19,7 +19,6 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed: companion
             "lr=1e-2, weight_decay=0.1)\n        losses",
             "lr=1e-2, weight_decay=0.9)\n        losses",
         ),
-        ),
     ],
     ids=["another learning rate", "another decay"],
 )
