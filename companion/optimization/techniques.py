@@ -43,4 +43,16 @@ PAGES: tuple[Page, ...] = (
         ("learning-rate-range-test", "range_test:LearningRateRangeTest", "callback", ""),
         recipes="schedule_recipes",
     ),
+    Page(
+        "regularization",
+        ("weight-decay", "regularization:decay_groups", "function", "DE"),
+        ("dropout-regularization", "regularization:Dropout", "layer", ""),
+        ("label-smoothing", "regularization:smoothed_cross_entropy", "loss", ""),
+        ("clipping-by-value", "regularization:clip_grad_value_", "verb", ""),
+        ("early-stopping", "stopping:EarlyStopping", "callback", ""),
+        ("exponential-moving-average", "averaging:ExponentialMovingAverage", "callback", ""),
+        ("stochastic-weight-averaging", "averaging:StochasticWeightAverage", "callback", ""),
+        ("double-descent", "double_descent:double_descent", "function", "A"),
+        recipes="regularization_recipes",
+    ),
 )
