@@ -222,7 +222,7 @@ for name, columns in (
 # %% [markdown]
 # The same pictures and the same model: from nearly two million steps to under a thousand by
 # subtracting a mean and dividing by a spread, and to under a hundred with momentum.
-# {doc}`Preprocessing <preprocessing>` has more of this. Is the last line true? Run it.
+# Is the last line true? Run it.
 
 # %%
 values, directions = torch.linalg.eigh(H)
