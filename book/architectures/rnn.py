@@ -495,7 +495,7 @@ print(provenance(longer))
 # :::{admonition} Predict first
 # :class: predict
 # The state is carried on, so the bit of 6 steps ago is *in reach* of the forward pass for any
-# window. Which is the smallest window with which the network learns the task: 2, 4, 6, 7 or 12?
+# window. Which is the smallest window with which the network learns the task: 2, 6, 7 or 12?
 # :::
 
 # %% tags=["nbval-ignore-output"]
@@ -503,7 +503,7 @@ from companion.architectures.rnn import CharacterRNN
 from companion.architectures.truncated import TruncatedBPTT
 from companion.data import echo
 
-windows, echo_losses = (2, 4, 6, 7, 12), []
+windows, echo_losses = (2, 6, 7, 12), []
 for window in windows:
     torch.manual_seed(0)
     module = TruncatedBPTT(
@@ -512,11 +512,12 @@ for window in windows:
         optimizer=partial(torch.optim.Adam, lr=0.01),
     )
     data = echo.Echo(lag=6, length=252)
-    result = fit(module, data, epochs=2 * window, precision="32-true")  # 504 steps for each
+    options = {"epochs": 2 * window, "check_val_every_n_epoch": 2 * window}  # 504 steps for each
+    result = fit(module, data, precision="32-true", **options)
     echo_losses.append(result.metrics["val_loss"])
     print(f"window {window:2d}: {echo_losses[-1]:.3f} nats a bit")
-assert min(echo_losses[:3]) > 0.5
-assert max(echo_losses[3:]) < 0.1
+assert min(echo_losses[:2]) > 0.5
+assert max(echo_losses[2:]) < 0.1
 
 # %% tags=["hide-input"]
 plt.plot(windows, echo_losses, marker="o", color=COLORS[1])
@@ -750,8 +751,8 @@ print('"h" and "c":', tuple(h.shape), tuple(c.shape), "- no error, and no cell s
 from companion.data.shakespeare import Shakespeare
 from companion.training import LanguageModel
 
-length, batch, steps = 64, 32, 220
-plays = Shakespeare(batch, length, limit=length * batch * steps + 1, validation_limit=60_000)
+length, batch, steps = 64, 32, 150
+plays = Shakespeare(batch, length, limit=length * batch * steps + 1, validation_limit=30_000)
 plays.setup()
 schedule = partial(
     torch.optim.lr_scheduler.OneCycleLR,
