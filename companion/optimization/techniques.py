@@ -55,4 +55,13 @@ PAGES: tuple[Page, ...] = (
         ("double-descent", "double_descent:double_descent", "function", "A"),
         recipes="regularization_recipes",
     ),
+    Page(
+        "keras",
+        ("keras-optimizer-twins", "keras_twin:optimizer_twin", "function", ""),
+        recipes="keras_recipes",
+        devices=dict.fromkeys(
+            ("cuda", "xla-cpu", "tpu-compiled", "tpu"),
+            "it compares two frameworks, so both train on one processor, the CPU",
+        ),
+    ),
 )
