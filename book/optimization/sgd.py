@@ -952,7 +952,8 @@ assert accuracies["in order"] > 0.8, "the last class visited has the last word"
 # :::{solution} ex-sgd-1
 # :class: dropdown
 # The first root to leave the unit circle does so at $z = -1$. Put it in:
-# $1 + (1 + \mu - \eta\lambda) + \mu = 0$, hence $\eta = 2(1 + \mu)/L$. With $\mu = 0.9$ that is 1.9 times as long.
+# $1 + (1 + \mu - \eta\lambda) + \mu = 0$, hence $\eta = 2(1 + \mu)/L$.
+# With $\mu = 0.9$ that is 1.9 times as long.
 # :::
 
 # %% tags=["hide-cell"]

@@ -578,6 +578,9 @@ assert accuracy > median
 # :::
 # ::::
 #
+# :::{evidence} random-search
+# :::
+#
 # ### What to write
 #
 # A comparison of two methods can be checked if it says:

@@ -64,4 +64,12 @@ PAGES: tuple[Page, ...] = (
             "it compares two frameworks, so both train on one processor, the CPU",
         ),
     ),
+    Page(
+        "tuning",
+        ("random-search", "tuning:random_search", "function", "BE"),
+        ("successive-halving", "tuning:successive_halving", "function", ""),
+        ("paired-seed-comparison", "comparing:paired_comparison", "function", ""),
+        ("bootstrap-interval", "comparing:bootstrap_interval", "function", ""),
+        recipes="tuning_recipes",
+    ),
 )
