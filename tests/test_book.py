@@ -92,7 +92,7 @@ def test_the_colab_cell_installs_from_the_configured_address(path: Path) -> None
     (cell,) = [c for c in installing if set(c["metadata"].get("tags", [])) >= COLAB_TAGS]
     line = "".join(cell["source"])
     assert re.fullmatch(
-        rf'%pip install -q "companion(\[tensorflow\])? @ git\+{re.escape(URL)}"', line
+        rf'%pip install -q "companion(\[(tensorflow|tuning)\])? @ git\+{re.escape(URL)}"', line
     )
     assert cells.index(cell) <= 2
     assert f"\n# {line}\n" in path.with_suffix(".py").read_text(encoding="utf-8")

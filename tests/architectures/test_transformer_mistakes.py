@@ -166,7 +166,7 @@ def test_a_rotation_the_wrong_way_in_one_number_is_caught():
 
 
 def test_frequencies_with_the_exponent_of_half_the_size_are_caught():
-    old, new = 'device="cpu") / dim)', 'device="cpu") / (2 * dim))'
+    old, new = "dtype=np.float64) / dim)", "dtype=np.float64) / (2 * dim))"
     assert_caught(attention_checks.check_rotary, positions, old, new)
     assert_caught(attention_checks.check_sinusoids, positions, old, new)
 
