@@ -47,7 +47,7 @@ vowels.setup()
 torch.manual_seed(0)
 speakers = SequenceClassifier(12, 9, 48, "gru", padding_value=0.0)
 learner = Classifier(speakers, optimizer=partial(torch.optim.Adam, lr=1e-2))
-trained = fit(learner, vowels, epochs=25, precision="32-true", test=True)
+trained = fit(learner, vowels, epochs=20, precision="32-true", test=True)
 
 x, y = (part.numpy() for part in vowels.test)
 right = {"PyTorch": trained.metrics["test_accuracy"]}
@@ -158,15 +158,15 @@ for name, model in (("gates in Keras's order", ported), ("only transposed", care
 from companion.architectures.cnn import SmallCNN
 from companion.data.fashion_mnist import FashionMNIST
 
-clothes = FashionMNIST(128, limit=10_000, validation_fraction=0.0)
+clothes = FashionMNIST(128, limit=5_000, validation_fraction=0.0)
 clothes.setup()
 torch.manual_seed(0)
 network = SmallCNN(width=16)
 adam = partial(torch.optim.Adam, lr=3e-3)
-fit(Classifier(network, optimizer=adam), clothes, epochs=2, precision="32-true")
+fit(Classifier(network, optimizer=adam), clothes, epochs=3, precision="32-true")
 network.eval()
 
-images, labels = (part[:2000] for part in clothes.test)
+images, labels = (part[:1000] for part in clothes.test)
 channels_last = images.numpy().transpose(0, 2, 3, 1)
 twin = keras_twin.copy_weights(as_numpy(network), keras_twin.small_cnn_twin(width=16))
 with torch.no_grad():
@@ -180,7 +180,7 @@ flattened_otherwise.build((None, 28, 28, 1))
 shares = {}
 for name, model in (("as in PyTorch", twin), ("channels last", flattened_otherwise)):
     shares[name] = (model.predict(channels_last, verbose=0).argmax(1) == labels.numpy()).mean()
-    print(f"flattened {name:14s} {shares[name]:.1%} of 2,000 test images right")
+    print(f"flattened {name:14s} {shares[name]:.1%} of 1,000 test images right")
 assert shares["as in PyTorch"] > 0.8 > 0.4 > shares["channels last"]
 
 # %% [markdown]
@@ -373,10 +373,10 @@ from dataclasses import replace
 
 from companion.data.shakespeare import Shakespeare
 
-plays = Shakespeare(batch_size=64, context_length=32, limit=64 * 33 * 120)
+plays = Shakespeare(batch_size=64, context_length=32, limit=64 * 33 * 100)
 plays.setup()
 config = replace(config, vocab_size=plays.vocab_size)
-text = [tuple(part.numpy() for part in batch) for batch in plays.train_dataloader()][:120]
+text = [tuple(part.numpy() for part in batch) for batch in plays.train_dataloader()][:100]
 curves = {}
 for name, causal in (("causal mask", True), ("no mask", False)):
     keras.utils.set_random_seed(0)
