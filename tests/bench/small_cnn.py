@@ -26,7 +26,7 @@ from companion.training import Classifier, evaluate, fit
 
 BATCH, ROUNDS, SEEDS = 128, 3, (0, 1, 2)
 PEAK, DECAY = 6e-3, 0.05  # peak learning rate of the one cycle, weight decay
-LONG_EPOCHS = 24
+LONG_EPOCHS = 20
 GOAL = 0.90
 
 
