@@ -18,21 +18,17 @@ Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015, sections 3 and 3.2,
 
 from __future__ import annotations
 
-import math
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from companion.architectures.im2col import require_image_batch
-from companion.arguments import check_integer
-from companion.backprop.base import Layer, Pair
-from companion.backprop.normalization import moments, normalize_backward, require_eps
-
-DIMS = (0, 2, 3)
+from companion.backprop.normalization import BatchNorm1d
 
 
-class BatchNorm2d(Layer):
+class BatchNorm2d(BatchNorm1d):
     """Normalise each channel over batch and pixels; parameters and buffers of torch.nn's.
+
+    The layer of chapter 2, which normalises over everything but axis 1: here that is the images
+    and both axes of their pixels.
 
     Args:
         num_features: number of channels.
@@ -45,82 +41,6 @@ class BatchNorm2d(Layer):
             training a single value a channel, which has no spread.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__()
-        check_integer("num_features", num_features, minimum=1)
-        require_eps(eps)
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1, or be None")
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    @staticmethod
-    def compute(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float = 1e-5,
-        mean: Tensor | None = None,
-        variance: Tensor | None = None,
-    ) -> Pair:
-        """Normalise with the batch's own statistics, or with those given, (C, 1, 1) each."""
-        if mean is None or variance is None:
-            mean, variance = moments(x, DIMS)
-        inv_std = torch.rsqrt(variance + eps)
-        x_hat = (x - mean) * inv_std
-        return x_hat * on_channels(weight) + on_channels(bias), (x_hat, inv_std, weight)
-
-    @staticmethod
-    def vjp(
-        grad_output: Tensor, x_hat: Tensor, inv_std: Tensor, weight: Tensor, constant: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Backpropagate; `constant` says that mean and variance did not come from x."""
-        grad_x_hat = grad_output * on_channels(weight)
-        if constant:
-            grad_x = grad_x_hat * inv_std
-        else:
-            grad_x = normalize_backward(grad_x_hat, x_hat, inv_std, DIMS)
-        return grad_x, (grad_output * x_hat).sum(DIMS), grad_output.sum(DIMS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x: (batch, num_features, height, width)."""
+    def require_shape(self, x: Tensor) -> None:
+        """Raise ValueError unless x is (batch, num_features, height, width)."""
         require_image_batch(x, self.num_features)
-        count = len(x) * math.prod(x.shape[2:])
-        if self.training and count == 1:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; batch normalisation in training needs more than "
-                "one value per channel"
-            )
-        if self.training:
-            self.num_batches_tracked += 1
-        if self.training and count:  # an empty batch has no statistics of its own
-            mean, variance = moments(x, DIMS)
-            self.track(mean.flatten(), variance.flatten() * count / (count - 1))
-        else:
-            mean, variance = on_channels(self.running_mean), on_channels(self.running_var)
-        output, saved = self.compute(x, self.weight, self.bias, self.eps, mean, variance)
-        return self.keep(output, (*saved, not self.training))
-
-    @torch.no_grad()
-    def track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch, (C,) each."""
-        newest = self.momentum
-        if newest is None:
-            newest = 1 / self.num_batches_tracked.to(self.running_mean.dtype)
-        self.running_mean += newest * (mean.to(self.running_mean.dtype) - self.running_mean)
-        self.running_var += newest * (
-            unbiased_variance.to(self.running_var.dtype) - self.running_var
-        )
-
-
-def on_channels(v: Tensor) -> Tensor:
-    """View (C,) as (C, 1, 1), which broadcasts over images and pixels."""
-    return v.view(-1, 1, 1)

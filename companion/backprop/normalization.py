@@ -94,19 +94,20 @@ class BatchNorm1d(Layer):
     Args:
         num_features: C, the size of axis 1.
         eps: added to the variance under the root.
-        momentum: weight of the newest batch in the running averages.
+        momentum: weight of the newest batch in the running averages, in [0, 1]; None makes them
+            the plain mean over all batches so far.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__()
         require_positive(num_features=num_features)
         require_eps(eps)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1, or be None")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
@@ -153,12 +154,7 @@ class BatchNorm1d(Layer):
         Raises:
             ValueError: another shape, or one value a channel in training: it has no spread.
         """
-        if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; it must be (batch, {self.num_features}) "
-                f"or (batch, {self.num_features}, length)"
-            )
-        require_trailing_shape(x, tuple(x.shape[1:]))
+        self.require_shape(x)
         values = x.numel() // self.num_features
         if self.training and values == 1:
             raise ValueError(
@@ -176,10 +172,22 @@ class BatchNorm1d(Layer):
         output, saved = self.compute(x, self.weight, self.bias, self.eps, mean, variance)
         return self.keep(output, (*saved, not self.training))
 
+    def require_shape(self, x: Tensor) -> None:
+        """Raise ValueError unless x is a batch that this layer normalises."""
+        if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; it must be (batch, {self.num_features}) "
+                f"or (batch, {self.num_features}, length)"
+            )
+        require_trailing_shape(x, tuple(x.shape[1:]))
+
     @torch.no_grad()
     def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), self.momentum)
+        newest = self.momentum
+        if newest is None:
+            newest = 1 / self.num_batches_tracked.to(self.running_mean.dtype)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), newest)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), newest)
 
 
 def _last(count: int) -> Dims:
@@ -187,12 +195,12 @@ def _last(count: int) -> Dims:
 
 
 def _all_but_channels(ndim: int) -> Dims:
-    return (0,) if ndim == 2 else (0, 2)
+    return (0, *range(2, ndim))
 
 
 def _on_channels(v: Tensor, ndim: int) -> Tensor:
     """View (C,) so that it broadcasts along axis 1 of a tensor with `ndim` dimensions."""
-    return v if ndim == 2 else v.unsqueeze(-1)
+    return v.view(-1, *[1] * (ndim - 2))
 
 
 def require_eps(eps: Any) -> None:

@@ -81,7 +81,7 @@ def test_state_dicts_go_both_ways():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BatchNorm2d(0), "num_features=0: an integer of at least 1"),
+        (lambda: BatchNorm2d(0), "num_features is 0; it must be a whole number >= 1"),
         (lambda: BatchNorm2d(3, eps=0), "eps is 0; it must be > 0"),
         (lambda: BatchNorm2d(3, momentum=1.5), "momentum is 1.5; it must lie between 0 and 1"),
         (lambda: BatchNorm2d(3)(torch.zeros(2, 3)), r"x has shape \(2, 3\)"),

@@ -141,13 +141,8 @@ def test_batch_norm_that_tracks_the_biased_variance_is_caught():
 
 
 def test_batch_norm_with_its_momentum_the_other_way_round_is_caught():
-    old = "self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)"
-    assert_caught(
-        checks.check_batch_norm,
-        normalization,
-        old,
-        old.replace("self.momentum", "1 - self.momentum"),
-    )
+    old, new = "newest = self.momentum\n", "newest = 1 - self.momentum\n"
+    assert_caught(checks.check_batch_norm, normalization, old, new)
 
 
 def test_batch_norm_that_differentiates_constants_in_evaluation_is_caught():
